@@ -1,1 +1,21 @@
-//! placeholder
+//! Bytes to MySQL protocol and back: framing, commands, the response relay, logins of both sides, statement
+//! parameters, result encoding and error codes.
+//!
+//! Nothing here does I/O, reads a clock or knows about shards. Callers own the buffers and the sockets; what a
+//! peer sent is checked before it is used and ends in an [`Error`], never in a panic.
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+pub mod caps;
+pub mod codec;
+pub mod command;
+mod error;
+pub mod frame;
+pub mod packet;
+pub mod relay;
+pub mod sqlerr;
+pub mod status;
+pub mod stmt;
+
+pub use caps::Caps;
+pub use error::Error;
