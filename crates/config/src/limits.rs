@@ -1,0 +1,115 @@
+//! Every limit of the product with its default: sizes in bytes, times in milliseconds unless the name says else.
+
+use serde::{Deserialize, Serialize};
+
+/// The `[limits]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Client connections a proxy takes at once; the next one gets error 1040.
+    pub clients_max: usize,
+    /// Connections a proxy opens to one server.
+    pub backends_per_server_max: usize,
+    /// Idle connections a proxy keeps to one server.
+    pub backends_per_server_idle_max: usize,
+    /// The longest a statement waits for a free connection.
+    pub checkout_wait_ms: u64,
+    /// The longest a connection to a server may take, login included.
+    pub connect_ms: u64,
+    /// The longest a client may take to log in.
+    pub login_ms: u64,
+    /// The longest a statement is held during a flip or a cutover.
+    pub hold_ms: u64,
+    /// Statements held at once in one proxy.
+    pub held_max: usize,
+    /// The largest statement or packet a client may send.
+    pub packet_bytes_max: usize,
+    /// The largest statement naming a sharded table that is given to the parser; larger ones are INSERTs or refused.
+    pub parse_bytes_max: usize,
+    /// Plans kept, by digest.
+    pub plans_max: usize,
+    /// Prepared statements of one session.
+    pub statements_per_session_max: usize,
+    /// Prepared statements kept on one backend connection.
+    pub statements_per_backend_max: usize,
+    /// Users kept in the first-level cache of the directory.
+    pub directory_users_max: usize,
+    /// How long an unknown key is remembered as unknown.
+    pub directory_unknown_ms: u64,
+    /// How long a user's shard lives in memcached, in seconds.
+    pub memcached_ttl_s: u32,
+    /// The longest one exchange with memcached may take.
+    pub memcached_ms: u64,
+    /// Look-ups of the directory in the global master under way at once, for one proxy.
+    pub directory_lookups_max: usize,
+    /// The longest one look-up in the global master may take.
+    pub directory_lookup_ms: u64,
+    /// How often a proxy looks for a new version of the moving set and the topology.
+    pub poll_ms: u64,
+    /// How often a proxy probes each server: role, heartbeat, position.
+    pub probe_ms: u64,
+    /// The largest lag at which a replica takes reads.
+    pub lag_ms_max: u64,
+    /// Users whose last write is remembered until all replicas have it.
+    pub watermarks_max: usize,
+    /// A silent proxy is revoked after this.
+    pub patience_ms: u64,
+    /// The longest a move or a flip waits for running transactions to end before it gives up.
+    pub drain_ms: u64,
+    /// Rows of one batch of a copy or a purge.
+    pub batch_rows_max: usize,
+    /// Bytes of one batch of a copy.
+    pub batch_bytes_max: usize,
+    /// Time between a move's commit and the purge of the rows left behind, in seconds.
+    pub purge_delay_s: u64,
+    /// Moves that run at once.
+    pub moves_max: usize,
+    /// The longest a client may idle, in seconds, before it is closed.
+    pub idle_client_s: u64,
+    /// The smallest and first block of ids that a proxy takes from a sequence.
+    pub id_block_min: u64,
+    /// The largest block of ids that a proxy takes from a sequence.
+    pub id_block_max: u64,
+    /// The longest running clients are waited for when a proxy stops.
+    pub stop_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients_max: 20_000,
+            backends_per_server_max: 200,
+            backends_per_server_idle_max: 100,
+            checkout_wait_ms: 10_000,
+            connect_ms: 3_000,
+            login_ms: 10_000,
+            hold_ms: 10_000,
+            held_max: 2_000,
+            packet_bytes_max: 64 << 20,
+            parse_bytes_max: 64 << 10,
+            plans_max: 10_000,
+            statements_per_session_max: 16_382,
+            statements_per_backend_max: 500,
+            directory_users_max: 1_000_000,
+            directory_unknown_ms: 1_000,
+            memcached_ttl_s: 3_600,
+            memcached_ms: 100,
+            directory_lookups_max: 64,
+            directory_lookup_ms: 2_000,
+            poll_ms: 50,
+            probe_ms: 200,
+            lag_ms_max: 1_000,
+            watermarks_max: 100_000,
+            patience_ms: 3_000,
+            drain_ms: 5_000,
+            batch_rows_max: 1_000,
+            batch_bytes_max: 4 << 20,
+            purge_delay_s: 900,
+            moves_max: 4,
+            idle_client_s: 28_800,
+            id_block_min: 100,
+            id_block_max: 10_000,
+            stop_ms: 5_000,
+        }
+    }
+}

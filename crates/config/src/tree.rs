@@ -1,0 +1,196 @@
+//! The settings tree. Each field's comment is its documentation; `docs/configuration.md` is written from it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Limits;
+
+/// The whole of `usher.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the global master is, and the account for usher's own work.
+    pub global: GlobalMaster,
+    /// The proxy's own settings; needed by `usher proxy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    /// The controller's own settings; needed by `usher controller`.
+    #[serde(default)]
+    pub controller: Controller,
+    /// The HTTP API's secret.
+    #[serde(default)]
+    pub http: Http,
+    /// The second-level cache of the directory.
+    #[serde(default)]
+    pub memcached: Memcached,
+    /// TLS towards servers.
+    #[serde(default)]
+    pub backend_tls: BackendTls,
+    /// Who may log in to the proxy.
+    #[serde(default)]
+    pub users: Vec<User>,
+    /// Limits; every one has a default.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The `[global]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GlobalMaster {
+    /// Which member to try first while none is known to be the writer.
+    #[serde(default)]
+    pub writer_hint: Option<String>,
+    /// Account for usher's own work on the global master and on every shard.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// The pair.
+    pub members: Vec<Endpoint>,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// What people call it.
+    pub name: String,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// The `[proxy]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxy {
+    /// The proxy's name; unique in the deployment, as it acknowledges under it.
+    pub id: String,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The account of this proxy alone on every server: revoking it stops this proxy and no other.
+    pub backend_user: String,
+    /// Its password.
+    pub backend_password: String,
+    /// Certificate chain shown to clients, PEM; without it clients have no TLS.
+    #[serde(default)]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(default)]
+    pub tls_key: Option<PathBuf>,
+    /// Where the HTTP API, the metrics and the dashboard are served.
+    #[serde(default)]
+    pub http_listen: Option<SocketAddr>,
+    /// Where the admin console listens, MySQL protocol.
+    #[serde(default)]
+    pub admin_listen: Option<SocketAddr>,
+    /// Worker threads; 0 takes one for each core.
+    #[serde(default)]
+    pub workers: usize,
+    /// The version told to clients; unset tells that of the global master.
+    #[serde(default)]
+    pub server_version: Option<String>,
+    /// Distinguishes the connection ids of proxies: 0 to 255.
+    #[serde(default)]
+    pub number: u8,
+}
+
+/// The `[controller]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Controller {
+    /// The controller's name; unique in the deployment.
+    pub id: String,
+    /// Where the HTTP API and the metrics are served.
+    pub http_listen: Option<SocketAddr>,
+}
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self { id: "controller1".to_owned(), http_listen: None }
+    }
+}
+
+/// The `[http]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Bearer token for every call but `/healthz`; without one, the calls that change or show data are off.
+    pub token: Option<String>,
+    /// Whether `/metrics` is served without the token.
+    pub metrics_open: bool,
+}
+
+/// The `[memcached]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memcached {
+    /// `host:port` of each; none means no second level.
+    pub servers: Vec<String>,
+}
+
+/// How much TLS is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Never.
+    #[default]
+    Off,
+    /// If the server offers it; its certificate is checked only if `ca` is set.
+    Preferred,
+    /// Always, with the certificate checked against `ca`.
+    Required,
+}
+
+/// The `[backend_tls]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendTls {
+    /// How much TLS is wanted.
+    pub mode: TlsMode,
+    /// Authorities that sign the servers' certificates, PEM.
+    pub ca: Option<PathBuf>,
+}
+
+/// One `[[users]]` entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// Plain password; prefer the hashed forms below. Exactly one of the three must be set, or none for an account
+    /// without a password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+    /// SHA256(SHA256(password)) in hex: for caching_sha2_password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256_hash: Option<String>,
+    /// SHA1(SHA1(password)) in hex, as MySQL stores it after the `*`: for mysql_native_password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_hash: Option<String>,
+    /// Authentication plugin: `caching_sha2_password` (default) or `mysql_native_password`.
+    #[serde(default = "default_plugin")]
+    pub plugin: String,
+    /// Schema of a session that names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_schema: Option<String>,
+    /// Schemas the user may use; empty means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
+}
+
+fn default_plugin() -> String {
+    "caching_sha2_password".to_owned()
+}
+
+/// Account of the admin console: the HTTP token is its password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin;
+
+impl Admin {
+    /// The one login name of the admin console.
+    pub const USER: &'static str = "admin";
+}
