@@ -6,13 +6,18 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+pub mod auth;
 pub mod caps;
 pub mod codec;
 pub mod command;
 mod error;
 pub mod frame;
+pub mod handshake;
+pub mod login;
 pub mod packet;
 pub mod relay;
+pub mod result;
+pub mod rows;
 pub mod sqlerr;
 pub mod status;
 pub mod stmt;

@@ -97,7 +97,7 @@ pub enum Param<'a> {
 
 impl<'a> Param<'a> {
     /// Reads a value of this type.
-    pub(super) fn read(r: &mut Reader<'a>, ty: ParamType) -> Result<Self, Error> {
+    pub(crate) fn read(r: &mut Reader<'a>, ty: ParamType) -> Result<Self, Error> {
         type T = ParamType;
         Ok(match (ty.code, ty.unsigned) {
             (T::NULL, _) => Param::Null,
