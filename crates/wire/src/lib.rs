@@ -9,6 +9,7 @@
 pub mod auth;
 pub mod caps;
 pub mod codec;
+pub mod collation;
 pub mod command;
 mod error;
 pub mod frame;
