@@ -1,1 +1,20 @@
-//! placeholder
+//! Connections to servers: login, pools, checkout with the session's settings, give-back, and the monitor that
+//! tells which servers are up and how far each copy is. Knows nothing of users or of SQL beyond `SET`.
+
+mod conn;
+mod error;
+mod metrics;
+mod monitor;
+mod pool;
+mod settings;
+mod stream;
+mod tls;
+
+pub use conn::{Conn, Reply};
+pub use error::{BackendError, Fault};
+pub use metrics::BackendMetrics;
+pub use monitor::{HealthMap, Monitor};
+pub use pool::{Account, Lent, Pool, Pools};
+pub use settings::{Settings, SettingsBuilder};
+pub use stream::Stream;
+pub use tls::client_tls;

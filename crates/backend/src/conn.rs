@@ -1,0 +1,476 @@
+//! One connection to a server, logged in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use usher_topology::Server;
+use usher_wire::caps::Caps;
+use usher_wire::frame::{HEADER_LEN, Header, MAX_PAYLOAD, frame, write_packet};
+use usher_wire::handshake::{ConnectAttributes, Greeting};
+use usher_wire::login::{ClientAuth, Login, LoginStep};
+use usher_wire::packet::ErrPacket;
+use usher_wire::relay::{ClientForm, Kind, Progress, Relay};
+use usher_wire::rows::TextRow;
+use usher_wire::status::Status;
+
+use crate::pool::Account;
+use crate::{BackendError, Fault, Settings, Stream};
+
+/// A connection's read buffer, in bytes: a short answer arrives in one read.
+const BUFFER: usize = 16 << 10;
+/// What the buffer grows to while a long answer passes.
+const BUFFER_LONG: usize = 64 << 10;
+
+const COM_INIT_DB: u8 = 0x02;
+const COM_QUERY: u8 = 0x03;
+
+/// The answer to a statement of our own.
+#[derive(Debug, Clone, Default)]
+pub struct Reply {
+    /// Code and payload of the ERR packet, if it failed.
+    pub error: Option<(u16, Vec<u8>)>,
+    /// Rows of the (last) result set as text; `None` is NULL.
+    pub rows: Vec<Vec<Option<Vec<u8>>>>,
+    /// Rows changed.
+    pub affected_rows: u64,
+    /// Generated id.
+    pub last_insert_id: u64,
+    /// The connection's status after it.
+    pub status: Status,
+}
+
+impl Reply {
+    /// The server's words, if it failed.
+    #[must_use]
+    pub fn error_text(&self) -> Option<String> {
+        let (_, payload) = self.error.as_ref()?;
+        ErrPacket::parse(payload).ok().map(|error| error.text().into_owned())
+    }
+
+    /// The first cell of the first row as text.
+    #[must_use]
+    pub fn cell(&self) -> Option<String> {
+        let bytes = self.rows.first()?.first()?.as_ref()?;
+        Some(String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+/// A connection to a server. What is said on it must be listened to before it is given back: a connection dropped in
+/// the middle of an exchange is closed.
+#[derive(Debug)]
+pub struct Conn {
+    stream: Stream,
+    /// What has arrived and is not relayed yet.
+    pub buf: Vec<u8>,
+    /// The settings in force.
+    pub settings: Arc<Settings>,
+    /// Status flags of the last answer.
+    pub status: Status,
+    /// What LAST_INSERT_ID() would give here, if known.
+    pub last_insert_id: Option<u64>,
+    /// Something was left on it that settings cannot take away (temporary tables, locks): not to be reused.
+    pub dirty: bool,
+    /// An exchange is under way or broke off: not to be reused.
+    pub busy: bool,
+    /// Prepared statements by the hash of their text and settings: the server's id and the turn of their last use.
+    statements: HashMap<u128, (u32, u64)>,
+    turn: u64,
+    /// The last read filled the buffer: a long answer is under way.
+    filled: bool,
+    thread_id: u32,
+    version: Box<str>,
+    scratch: Vec<u8>,
+    pub(crate) era: u64,
+}
+
+impl Conn {
+    /// Connects and logs in, within `limit_ms`.
+    pub(crate) async fn open(
+        server: &Server,
+        account: &Account,
+        settings: &Arc<Settings>,
+        limit_ms: u64,
+    ) -> Result<Self, BackendError> {
+        let name = || format!("{} ({})", server.name, server.address());
+        let login = Self::connect_and_login(server, account, settings);
+        let result = match timeout(Duration::from_millis(limit_ms), login).await {
+            Ok(result) => result,
+            Err(_) => Err(Fault::Timeout(limit_ms)),
+        };
+        match result {
+            Ok(conn) => Ok(conn),
+            Err(Fault::Server { code, message }) => {
+                Err(BackendError::Refused { server: name(), code, message })
+            }
+            Err(fault) => Err(BackendError::Connect { server: name(), fault }),
+        }
+    }
+
+    async fn connect_and_login(
+        server: &Server,
+        account: &Account,
+        settings: &Arc<Settings>,
+    ) -> Result<Self, Fault> {
+        let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
+        tcp.set_nodelay(true)?;
+        let base = Settings::at_login(settings.found_rows());
+        let mut conn = Self {
+            stream: Stream::Plain(tcp),
+            buf: Vec::with_capacity(BUFFER),
+            settings: base,
+            status: Status::AUTOCOMMIT,
+            last_insert_id: None,
+            dirty: false,
+            busy: true,
+            statements: HashMap::new(),
+            turn: 0,
+            filled: false,
+            thread_id: 0,
+            version: "".into(),
+            scratch: Vec::new(),
+            era: 0,
+        };
+        conn.login(server, account, settings.found_rows()).await?;
+        conn.prepare_session().await?;
+        Ok(conn)
+    }
+
+    async fn login(&mut self, server: &Server, account: &Account, found_rows: bool) -> Result<(), Fault> {
+        let (payload, mut seq) = self.packet().await?;
+        let mut tls = account.tls.clone();
+        if let Ok(greeting) = Greeting::parse(&payload) {
+            self.thread_id = greeting.thread_id;
+            self.version = String::from_utf8_lossy(greeting.server_version).into();
+            if account.tls_optional && !greeting.caps.has(Caps::SSL) {
+                tls = None;
+            }
+        }
+        let mut attributes = Vec::new();
+        ConnectAttributes::put(&mut attributes, b"program_name", b"usher");
+        let login = Login {
+            user: account.user.as_bytes(),
+            password: account.password.as_bytes(),
+            database: None,
+            attributes: ConnectAttributes::new(&attributes),
+            // utf8mb4_general_ci, which every server has.
+            collation: 45,
+            options: if found_rows { Caps::FOUND_ROWS } else { Caps(0) },
+            tls: tls.is_some(),
+            secure: false,
+            trust_key: true,
+        };
+        let mut step = ClientAuth::start(&payload, &login)?;
+        loop {
+            step = match step {
+                LoginStep::Send(payload, auth) => {
+                    self.send_packet(&payload, seq.wrapping_add(1)).await?;
+                    let (answer, answer_seq) = self.packet().await?;
+                    seq = answer_seq;
+                    auth.handle(&answer, &login)?
+                }
+                LoginStep::StartTls(payload, auth) => {
+                    self.send_packet(&payload, seq.wrapping_add(1)).await?;
+                    seq = seq.wrapping_add(1);
+                    let config = tls.take().ok_or(Fault::Closed)?;
+                    self.start_tls(config, server).await?;
+                    auth.tls_started(&login)
+                }
+                LoginStep::Wait(auth) => {
+                    let (answer, answer_seq) = self.packet().await?;
+                    seq = answer_seq;
+                    auth.handle(&answer, &login)?
+                }
+                LoginStep::Done(done) => {
+                    self.status = done.status;
+                    self.busy = false;
+                    return Ok(());
+                }
+                LoginStep::Refused(refusal) => {
+                    return Err(Fault::Server { code: refusal.code, message: refusal.message });
+                }
+            };
+        }
+    }
+
+    async fn start_tls(&mut self, config: Arc<ClientConfig>, server: &Server) -> Result<(), Fault> {
+        let name = ServerName::try_from(server.host.clone()).map_err(std::io::Error::other)?;
+        let Stream::Plain(tcp) = &mut self.stream else { return Err(Fault::Closed) };
+        // The plain stream moves into the TLS one; what stands in its place meanwhile is never used.
+        let tcp = std::mem::replace(tcp, unconnected()?);
+        let tls = TlsConnector::from(config).connect(name, tcp).await?;
+        self.stream = Stream::Tls(Box::new(tls.into()));
+        Ok(())
+    }
+
+    /// Has the server report what sessions change, so that it need not be guessed from statements.
+    async fn prepare_session(&mut self) -> Result<(), Fault> {
+        let maria = self.version.contains("MariaDB");
+        let statement = if maria {
+            "SET session_track_schema=ON, session_track_state_change=OFF, session_track_system_variables='*'"
+        } else {
+            "SET session_track_schema=ON, session_track_state_change=OFF, session_track_system_variables='*', \
+             session_track_gtids=OWN_GTID"
+        };
+        let reply = self.query(statement.as_bytes()).await?;
+        match &reply.error {
+            None => Ok(()),
+            Some((code, _)) => {
+                Err(Fault::Server { code: *code, message: reply.error_text().unwrap_or_default() })
+            }
+        }
+    }
+
+    /// The server's version as it greeted.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The server's id of this connection, for KILL.
+    #[must_use]
+    pub fn thread_id(&self) -> u32 {
+        self.thread_id
+    }
+
+    /// Whether the server is MariaDB.
+    #[must_use]
+    pub fn is_mariadb(&self) -> bool {
+        self.version.contains("MariaDB")
+    }
+
+    /// Whether the server has closed it, or said something unasked.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        !self.buf.is_empty() || self.stream.is_stale()
+    }
+
+    /// Sends bytes as they are: whole packets, headers included. The answer must be read.
+    ///
+    /// # Errors
+    /// As the socket says; part of the bytes may have left.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.busy = true;
+        self.stream.write(bytes).await?;
+        Ok(())
+    }
+
+    /// Sends a payload as one command.
+    ///
+    /// # Errors
+    /// As [`Conn::send`].
+    pub async fn send_command(&mut self, command: u8, body: &[u8]) -> Result<(), Fault> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        put_command(&mut scratch, command, body);
+        let result = self.send(&scratch).await;
+        scratch.shrink_to(BUFFER);
+        self.scratch = scratch;
+        result
+    }
+
+    /// Reads at least one byte into `buf`.
+    ///
+    /// # Errors
+    /// The socket's, or [`Fault::Closed`].
+    pub async fn read(&mut self) -> Result<(), Fault> {
+        if self.filled || self.buf.len() == self.buf.capacity() {
+            self.buf.reserve(BUFFER_LONG.max(self.buf.len()));
+        }
+        let n = self.stream.read(&mut self.buf).await?;
+        self.filled = self.buf.len() == self.buf.capacity();
+        if n == 0 { Err(Fault::Closed) } else { Ok(()) }
+    }
+
+    /// Takes relayed bytes off the front of the buffer, and gives back room that a long answer took.
+    pub fn consume(&mut self, n: usize) {
+        if n >= self.buf.len() {
+            self.buf.clear();
+        } else {
+            self.buf.drain(..n);
+        }
+    }
+
+    /// An exchange has ended: the connection can be lent again.
+    pub fn rest(&mut self) {
+        self.busy = false;
+        self.filled = false;
+        if self.buf.is_empty() && self.buf.capacity() > BUFFER_LONG * 2 {
+            self.buf = Vec::with_capacity(BUFFER);
+        }
+    }
+
+    /// Runs a statement of our own and reads its whole answer, which must be small.
+    ///
+    /// # Errors
+    /// A fault of the connection; the server's own error is part of the reply.
+    pub async fn query(&mut self, statement: &[u8]) -> Result<Reply, Fault> {
+        self.send_command(COM_QUERY, statement).await?;
+        self.reply(Kind::Query).await
+    }
+
+    /// Runs a command without a result set.
+    ///
+    /// # Errors
+    /// As [`Conn::query`].
+    pub async fn command(&mut self, command: u8, body: &[u8]) -> Result<Reply, Fault> {
+        self.send_command(command, body).await?;
+        self.reply(Kind::Simple).await
+    }
+
+    /// Reads the whole answer to what was sent.
+    ///
+    /// # Errors
+    /// As [`Conn::query`].
+    pub async fn reply(&mut self, kind: Kind) -> Result<Reply, Fault> {
+        let mut relay = Relay::new(kind, ClientForm::SAME);
+        let mut reply = Reply::default();
+        let mut packets = Vec::new();
+        loop {
+            match relay.advance(&mut self.buf)? {
+                Progress::More => self.read().await?,
+                Progress::Ok(end) => {
+                    reply.affected_rows = end.affected_rows;
+                    reply.last_insert_id = end.last_insert_id;
+                    reply.status = end.status;
+                    if end.rows_end {
+                        packets.extend_from_slice(self.buf.get(..relay.ready()).unwrap_or_default());
+                        reply.rows = rows(&packets)?;
+                    }
+                    self.status = end.status;
+                    relay.pass(&mut self.buf)?;
+                }
+                Progress::Err(at) => {
+                    let payload = self.buf.get(at).unwrap_or_default().to_vec();
+                    reply.error = Some((ErrPacket::parse(&payload)?.code, payload));
+                    relay.pass(&mut self.buf)?;
+                }
+                Progress::Prepared(_) | Progress::LocalInfile(_) => relay.pass(&mut self.buf)?,
+                Progress::Done => {
+                    self.consume(relay.ready());
+                    self.rest();
+                    return Ok(reply);
+                }
+            }
+        }
+    }
+
+    /// Brings the connection to `target`: a SET and a change of schema, sent together.
+    pub(crate) async fn apply(&mut self, target: &Arc<Settings>) -> Result<Option<(u16, Vec<u8>)>, Fault> {
+        let statement = self.settings.set_statement(target);
+        let schema = target.schema().filter(|schema| self.settings.schema() != Some(schema));
+        let mut out = Vec::new();
+        if !statement.is_empty() {
+            put_command(&mut out, COM_QUERY, statement.as_bytes());
+        }
+        if let Some(schema) = schema {
+            put_command(&mut out, COM_INIT_DB, schema.as_bytes());
+        }
+        if !out.is_empty() {
+            self.send(&out).await?;
+        }
+        let mut refused = None;
+        for _ in 0..usize::from(!statement.is_empty()) + usize::from(schema.is_some()) {
+            let reply = self.reply(Kind::Simple).await?;
+            refused = refused.or(reply.error);
+        }
+        if refused.is_none() {
+            self.settings = Arc::clone(target);
+        }
+        Ok(refused)
+    }
+
+    /// The server's id of a statement prepared here before.
+    pub fn statement(&mut self, hash: u128) -> Option<u32> {
+        self.turn += 1;
+        let turn = self.turn;
+        let entry = self.statements.get_mut(&hash)?;
+        entry.1 = turn;
+        Some(entry.0)
+    }
+
+    /// Remembers a prepared statement. The one unused for longest is returned, for closing, if there are more than
+    /// `max`.
+    pub fn remember_statement(&mut self, hash: u128, id: u32, max: usize) -> Option<u32> {
+        self.turn += 1;
+        self.statements.insert(hash, (id, self.turn));
+        if self.statements.len() <= max {
+            return None;
+        }
+        let oldest = self.statements.iter().min_by_key(|(_, (_, turn))| *turn).map(|(hash, _)| *hash)?;
+        self.statements.remove(&oldest).map(|(id, _)| id)
+    }
+
+    /// Forgets a prepared statement that the server no longer knows.
+    pub fn forget_statement(&mut self, hash: u128) {
+        self.statements.remove(&hash);
+    }
+
+    /// Ends the connection in good order.
+    pub(crate) async fn close(mut self) {
+        const COM_QUIT: u8 = 0x01;
+        if self.send_command(COM_QUIT, &[]).await.is_ok() {
+            self.stream.close().await;
+        }
+    }
+
+    async fn packet(&mut self) -> Result<(Vec<u8>, u8), Fault> {
+        loop {
+            if let Some(found) = frame(&self.buf) {
+                let (payload, seq, len) = (found.payload.to_vec(), found.seq, found.wire_len());
+                self.consume(len);
+                return Ok((payload, seq));
+            }
+            if Header::peek(&self.buf).is_some_and(|header| header.len == MAX_PAYLOAD) {
+                return Err(Fault::Protocol(usher_wire::Error::Malformed("oversized packet during login")));
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn send_packet(&mut self, payload: &[u8], mut seq: u8) -> Result<(), Fault> {
+        let mut out = Vec::with_capacity(HEADER_LEN + payload.len());
+        write_packet(&mut out, &mut seq, |out| out.extend_from_slice(payload));
+        self.send(&out).await
+    }
+}
+
+fn put_command(out: &mut Vec<u8>, command: u8, body: &[u8]) {
+    let mut seq = 0;
+    write_packet(out, &mut seq, |out| {
+        out.push(command);
+        out.extend_from_slice(body);
+    });
+}
+
+/// The rows of one text result set, from its packets up to the last row.
+fn rows(mut packets: &[u8]) -> Result<Vec<Vec<Option<Vec<u8>>>>, Fault> {
+    let mut rows = Vec::new();
+    let mut columns = None;
+    while let Some(found) = frame(packets) {
+        match &mut columns {
+            None => columns = found.payload.first().copied().map(usize::from),
+            Some(0) => {
+                let cells: Result<Vec<_>, _> = TextRow::new(found.payload)
+                    .map(|cell| cell.map(|bytes| bytes.map(<[u8]>::to_vec)))
+                    .collect();
+                rows.push(cells?);
+            }
+            Some(left) => *left -= 1,
+        }
+        packets = packets.get(found.wire_len()..).unwrap_or_default();
+    }
+    Ok(rows)
+}
+
+/// A socket that is connected to nothing.
+fn unconnected() -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    TcpStream::from_std(socket.into())
+}

@@ -1,0 +1,223 @@
+//! What a session has set, as a value: connections are interchangeable where their settings are equal.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// A session's schema, character sets and variables. Immutable; compared by a hash first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    hash: u64,
+    schema: Option<Box<str>>,
+    found_rows: bool,
+    names: Box<str>,
+    /// Variable as `SET` names it (`time_zone`, `@x`) to its value as SQL.
+    variables: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// The character set of a connection just logged in.
+const NAMES_AT_LOGIN: &str = "utf8mb4 COLLATE utf8mb4_general_ci";
+
+/// Variables that `SET NAMES` overwrites.
+const NAMES_VARIABLES: &[&str] =
+    &["character_set_client", "character_set_connection", "character_set_results", "collation_connection"];
+
+impl Settings {
+    /// Those of a connection just logged in without a schema.
+    #[must_use]
+    pub fn at_login(found_rows: bool) -> Arc<Self> {
+        SettingsBuilder { schema: None, found_rows, names: NAMES_AT_LOGIN.into(), variables: BTreeMap::new() }
+            .build()
+    }
+
+    /// The default schema.
+    #[must_use]
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// Whether affected rows count those found; fixed at login.
+    #[must_use]
+    pub fn found_rows(&self) -> bool {
+        self.found_rows
+    }
+
+    /// A variable's value as SQL, if the session has set it.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(AsRef::as_ref)
+    }
+
+    /// The argument of `SET NAMES`.
+    #[must_use]
+    pub fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// Equal settings have equal hashes; the reverse is checked by `==`.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Whether a connection with these settings serves a session with those as it is.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.hash == other.hash && self == other
+    }
+
+    /// A changeable copy.
+    #[must_use]
+    pub fn edit(&self) -> SettingsBuilder {
+        SettingsBuilder {
+            schema: self.schema.clone(),
+            found_rows: self.found_rows,
+            names: self.names.clone(),
+            variables: self.variables.clone(),
+        }
+    }
+
+    /// Whether a connection that has `self` can be brought to `target` at all: a schema can't be left again, and
+    /// FOUND_ROWS is fixed at login.
+    #[must_use]
+    pub fn can_become(&self, target: &Self) -> bool {
+        self.found_rows == target.found_rows && (self.schema.is_none() || target.schema.is_some())
+    }
+
+    /// The one `SET` statement that brings a connection from `self` to `target`, the schema aside; empty if none
+    /// is needed.
+    #[must_use]
+    pub fn set_statement(&self, target: &Self) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        let is_names = |name: &str| NAMES_VARIABLES.contains(&name);
+        let names_differ = self.names != target.names
+            || NAMES_VARIABLES.iter().any(|name| self.variable(name) != target.variable(name));
+        if names_differ {
+            parts.push(format!("NAMES {}", target.names));
+        }
+        for name in self.variables.keys().filter(|name| !is_names(name)) {
+            if target.variable(name).is_none() {
+                let default = if name.starts_with('@') { "NULL" } else { "DEFAULT" };
+                parts.push(format!("{}={default}", assigned(name)));
+            }
+        }
+        for (name, value) in &target.variables {
+            let set = if is_names(name) { names_differ } else { self.variable(name) != Some(value) };
+            if set {
+                parts.push(format!("{}={value}", assigned(name)));
+            }
+        }
+        let mut statement = String::new();
+        for (n, part) in parts.iter().enumerate() {
+            // Writing to a String cannot fail.
+            let _ = write!(statement, "{}{part}", if n == 0 { "SET " } else { ", " });
+        }
+        statement
+    }
+}
+
+/// `SET NAMES x, y = 1` needs no scope; a user variable must not have one.
+fn assigned(name: &str) -> String {
+    if name.starts_with('@') { name.to_owned() } else { format!("@@SESSION.{name}") }
+}
+
+/// Settings being changed.
+#[derive(Debug, Clone)]
+pub struct SettingsBuilder {
+    schema: Option<Box<str>>,
+    found_rows: bool,
+    names: Box<str>,
+    variables: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl SettingsBuilder {
+    /// Sets the default schema.
+    pub fn schema(&mut self, schema: &str) -> &mut Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
+    /// Sets what `SET NAMES` is called with, and forgets what it overwrites.
+    pub fn names(&mut self, names: &str) -> &mut Self {
+        self.names = names.into();
+        for name in NAMES_VARIABLES {
+            self.variables.remove(*name);
+        }
+        self
+    }
+
+    /// Sets a variable (lower case; a user variable with its `@`) to a value that is SQL.
+    pub fn variable(&mut self, name: &str, value: &str) -> &mut Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Takes a variable back to its default.
+    pub fn unset(&mut self, name: &str) -> &mut Self {
+        self.variables.remove(name);
+        self
+    }
+
+    /// Takes all variables back to their defaults, keeping schema and character set: COM_RESET_CONNECTION.
+    pub fn unset_all(&mut self) -> &mut Self {
+        self.variables.clear();
+        self
+    }
+
+    /// How many variables are set.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.variables.len()
+    }
+
+    /// Whether no variable is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.variables.is_empty()
+    }
+
+    /// The finished value.
+    #[must_use]
+    pub fn build(&self) -> Arc<Settings> {
+        let mut hasher = DefaultHasher::new();
+        (&self.schema, self.found_rows, &self.names, &self.variables).hash(&mut hasher);
+        Arc::new(Settings {
+            hash: hasher.finish(),
+            schema: self.schema.clone(),
+            found_rows: self.found_rows,
+            names: self.names.clone(),
+            variables: self.variables.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_statement_goes_from_any_settings_to_any() {
+        let base = Settings::at_login(false);
+        let a = base.edit().variable("time_zone", "'+00:00'").variable("@x", "5").build();
+        let b = base.edit().variable("sql_mode", "''").names("latin1").build();
+        assert_eq!(base.set_statement(&a), "SET @x=5, @@SESSION.time_zone='+00:00'");
+        assert_eq!(
+            a.set_statement(&b),
+            "SET NAMES latin1, @x=NULL, @@SESSION.time_zone=DEFAULT, @@SESSION.sql_mode=''"
+        );
+        assert_eq!(a.set_statement(&a), "");
+        let c = b.edit().variable("character_set_results", "NULL").build();
+        assert_eq!(b.set_statement(&c), "SET NAMES latin1, @@SESSION.character_set_results=NULL");
+        assert_eq!(c.set_statement(&b), "SET NAMES latin1");
+    }
+
+    #[test]
+    fn a_schema_cannot_be_left() {
+        let none = Settings::at_login(false);
+        let some = none.edit().schema("app").build();
+        assert!(none.can_become(&some) && !some.can_become(&none));
+        assert!(!none.can_become(&Settings::at_login(true)));
+        assert!(some.same(&none.edit().schema("app").build()));
+    }
+}
