@@ -96,7 +96,7 @@ errors! {
     FenceClosedAutocommit = 0416, 1205, "HY000", "the user left this shard meanwhile";
 
     NoWriter = 0501, 1290, "HY000", "the shard has no writer; it runs with --read-only";
-    OutcomeUnknown = 0502, 1158, "08S01", "the server was lost after the write was sent; its outcome is unknown";
+    OutcomeUnknown = 0502, 1158, "08S01", "the server was lost after the write was sent";
     BackendLost = 0503, 1205, "HY000", "the server was lost before the statement was sent";
     BackendLostInTransaction = 0504, 1213, "40001", "the server was lost; the transaction is rolled back";
     ShardUnreachable = 0505, 1429, "HY000", "no server of the shard can be reached";
@@ -228,5 +228,56 @@ const MESSAGE_MAX: usize = 511;
 impl From<ErrorId> for Failure {
     fn from(id: ErrorId) -> Self {
         Self::new(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_id_is_in_the_documentation_and_used_once() {
+        let page = include_str!("../../../docs/errors.md");
+        for (n, id) in ErrorId::ALL.iter().enumerate() {
+            let head = format!("**{}** · {} ({})", id.id(), id.code(), id.sqlstate());
+            assert_eq!(page.matches(&head).count(), 1, "{head}");
+            assert_eq!(id.id(), format!("USHER-{:04}", id.number()));
+            assert_eq!(id.sqlstate().len(), 5);
+            assert!(!(2000..3000).contains(&id.code()), "codes of clients are never sent");
+            assert!(ErrorId::ALL.iter().skip(n + 1).all(|later| later.number() > id.number()));
+        }
+        assert_eq!(page.matches("**USHER-").count(), ErrorId::ALL.len());
+    }
+
+    #[test]
+    fn messages_say_where_what_and_whether() {
+        let failure = Failure::new(ErrorId::HoldExpiredInTransaction)
+            .field("shard", "s3")
+            .field("writer", "db31:3306")
+            .note("FLIPPING held=5003ms")
+            .safe_to_retry();
+        let text = "[USHER-0412] shard=s3 writer=db31:3306 FLIPPING held=5003ms; not executed; safe to retry";
+        assert_eq!(failure.to_string(), text);
+        let mut out = Vec::new();
+        failure.encode(&mut out);
+        let err = ErrPacket::parse(&out).unwrap();
+        assert_eq!((err.code, &err.sqlstate, err.message), (1213, b"40001", text.as_bytes()));
+        assert_eq!(
+            Failure::from(ErrorId::Draining).message(),
+            "[USHER-0109] this proxy is shutting down; connect to another"
+        );
+        assert_eq!(
+            Failure::new(ErrorId::OutcomeUnknown).executed(Executed::Unknown).message(),
+            "[USHER-0502] the server was lost after the write was sent; outcome unknown"
+        );
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let mut out = Vec::new();
+        Failure::new(ErrorId::Bug).note("ü".repeat(600)).encode(&mut out);
+        let message = ErrPacket::parse(&out).unwrap().message;
+        assert!(message.len() <= MESSAGE_MAX && std::str::from_utf8(message).is_ok());
     }
 }
