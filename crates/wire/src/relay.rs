@@ -32,7 +32,7 @@ use std::ops::Range;
 use crate::Error;
 use crate::caps::Caps;
 use crate::codec::Reader;
-use crate::frame::{HEADER_LEN, Header, MAX_PAYLOAD};
+use crate::frame::{HEADER_LEN, Header, MAX_PAYLOAD, frame};
 use crate::packet::{Changes, EOF_LEN, EofPacket, ErrPacket, OkPacket, TrackSet};
 use crate::status::Status;
 
@@ -449,8 +449,11 @@ impl Relay {
     /// Moves over the packet at `pos`, or as much of it as is there.
     #[inline]
     fn pass_packet(&mut self, buf: &mut [u8], len: usize) {
-        if let Some(seq) = buf.get_mut(self.pos + 3) {
-            *seq = self.seq.wrapping_add(self.shift);
+        let new = self.client_seq();
+        if let Some(seq) = buf.get_mut(self.pos + 3)
+            && *seq != new
+        {
+            *seq = new;
         }
         self.seq = self.seq.wrapping_add(1);
         self.continued = len == MAX_PAYLOAD;
@@ -526,26 +529,38 @@ impl Relay {
     /// packet that ends the definitions is the only one, and it is the server's own.
     fn columns_end(&mut self, buf: &mut Vec<u8>) -> Result<Option<Progress>, Error> {
         let Some((len, first)) = self.peek(buf)? else { return Ok(Some(Progress::More)) };
-        let mut opened_cursor = false;
-        if is_rows_end(first, len) {
-            if !self.is_whole(buf, len)? {
-                return Ok(Some(Progress::More));
-            }
-            let ok = OkPacket::parse(buf.get(self.body(len)).unwrap_or_default())?;
-            opened_cursor = ok.status.has(Status::CURSOR_EXISTS);
+        if is_rows_end(first, len) && !self.is_whole(buf, len)? {
+            return Ok(Some(Progress::More));
         }
-        if !opened_cursor {
-            self.insert_eof(buf);
+        let ahead = self.status_ahead(buf).unwrap_or_default();
+        if !ahead.has(Status::CURSOR_EXISTS) {
+            let status = if ahead.has(Status::PS_OUT_PARAMS) { ahead } else { self.form.status };
+            self.insert_eof(buf, status);
         }
         self.state = State::Rows;
         Ok(None)
     }
 
-    fn insert_eof(&mut self, buf: &mut Vec<u8>) {
+    /// The status at the end of a result of one row or none, if it has come already. Clients without DEPRECATE_EOF
+    /// learn from the EOF before the rows that these are OUT parameters.
+    fn status_ahead(&self, buf: &[u8]) -> Option<Status> {
+        let mut rest = buf.get(self.pos..)?;
+        for _ in 0..2 {
+            let packet = frame(rest)?;
+            if is_rows_end(*packet.payload.first()?, packet.payload.len()) {
+                let status = OkPacket::parse(packet.payload).ok()?.status;
+                return Some(status.without(Status::SESSION_STATE_CHANGED));
+            }
+            rest = rest.get(packet.wire_len()..)?;
+        }
+        None
+    }
+
+    fn insert_eof(&mut self, buf: &mut Vec<u8>, status: Status) {
         let mut packet = [0; HEADER_LEN + EOF_LEN];
         let (header, payload) = packet.split_at_mut(HEADER_LEN);
         header.copy_from_slice(&Header { len: EOF_LEN, seq: self.client_seq() }.bytes());
-        payload.copy_from_slice(&EofPacket { warnings: 0, status: self.form.status }.bytes());
+        payload.copy_from_slice(&EofPacket { warnings: 0, status }.bytes());
         buf.splice(self.pos..self.pos, packet);
         self.pos += packet.len();
         self.shift = self.shift.wrapping_add(1);
@@ -593,7 +608,7 @@ impl Relay {
         }
         self.pass_packet(buf, len);
         if last && !self.form.deprecate_eof {
-            self.insert_eof(buf);
+            self.insert_eof(buf, self.form.status);
         }
         self.state = match (params, columns) {
             (0, 1) | (1, 0) => State::Done,

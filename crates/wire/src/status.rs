@@ -39,6 +39,20 @@ impl Status {
     pub const IN_TRANS_READONLY: Self = Self(0x2000);
     /// Session state changes follow.
     pub const SESSION_STATE_CHANGED: Self = Self(0x4000);
+    /// MariaDB: double quotes are those of identifiers.
+    pub const ANSI_QUOTES: Self = Self(0x8000);
+
+    const OF_SESSION: u16 = Self::IN_TRANS.0
+        | Self::AUTOCOMMIT.0
+        | Self::NO_BACKSLASH_ESCAPES.0
+        | Self::IN_TRANS_READONLY.0
+        | Self::ANSI_QUOTES.0;
+
+    /// The flags that tell of the session, without those of the statement that just ended: the best guess at what
+    /// the next statement will say.
+    pub fn of_session(self) -> Self {
+        Self(self.0 & Self::OF_SESSION)
+    }
 
     /// True if all of `flags` are set.
     #[inline]

@@ -159,10 +159,11 @@ impl<'a> Params<'a> {
             }
         };
         let null = self.nulls.get(at / 8).is_some_and(|byte| byte >> (at % 8) & 1 == 1);
-        let value = if null {
-            Param::Null
-        } else if self.long.iter().any(|&long| usize::from(long) == at) {
+        // As in servers, data that came ahead wins over the bitmap.
+        let value = if self.long.iter().any(|&long| usize::from(long) == at) {
             Param::Long
+        } else if null {
+            Param::Null
         } else {
             Param::read(&mut self.values, ty)?
         };
