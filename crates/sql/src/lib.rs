@@ -1,1 +1,39 @@
-//! placeholder
+//! Statement text to digest to plan, and what a statement does to its session.
+//!
+//! [`digest()`] lexes a statement once, without allocating: a keyed hash of its shape and the spans of its literals.
+//! [`plan()`], kept by that hash in its caller's cache, says where statements of the shape go and which literals name
+//! the user. [`canonical_key`] turns such a literal, [`bound_key`] such a parameter, into the directory's text.
+//! [`effects`] reads SET, [`ddl`] schema changes, and [`splice()`] writes a changed statement from spans.
+//!
+//! This crate does no I/O, keeps no clock, and never sends anything but the client's own bytes: a statement is changed
+//! by replacing spans. What it cannot prove to touch one user's rows only, it refuses with a reason.
+
+mod catalog;
+mod charset;
+pub mod ddl;
+mod declaration;
+mod digest;
+pub mod effects;
+mod hint;
+mod key;
+mod lex;
+mod mode;
+mod plan;
+mod splice;
+
+pub use catalog::{Catalog, Sharded, Table};
+pub use charset::is_utf8;
+pub use declaration::{Declaration, DeclarationError};
+pub use digest::{Digest, digest};
+pub use hint::Hints;
+pub use key::{
+    Bound, KEY_BYTES_MAX, Key, KeyError, KeyType, TextRule, asks_for_id, bound_key, canonical_key,
+    string_value,
+};
+pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, unquote_name};
+pub use mode::Mode;
+pub use plan::{
+    DdlKind, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Plan, RowValue, SequenceShape, ShowKind,
+    TableName, Target, Uses, ValuePoint, explain_route, find_calls, insert_points, plan,
+};
+pub use splice::{SpliceError, splice};

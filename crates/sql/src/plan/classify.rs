@@ -1,0 +1,416 @@
+//! The first words of a statement: its kind, and its target where no sharded table is named.
+
+use std::ops::Range;
+
+use crate::catalog::{Catalog, Table};
+use crate::ddl;
+use crate::lex::{Lexer, TokenKind, unquote_name};
+use crate::mode::Mode;
+use crate::plan::analyse::{self, Context, Routed};
+use crate::plan::insert;
+use crate::plan::tokens::Tokens;
+use crate::plan::uses::Watch;
+use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target};
+
+/// Tokens that settle the kind of a statement that names no sharded table.
+const HEAD_TOKENS: usize = 64;
+
+/// What one pass over all tokens tells.
+struct Survey {
+    watch: Watch,
+    names_sharded: bool,
+    literals: u32,
+    params: u16,
+}
+
+fn survey(text: &[u8], mode: Mode, catalog: &Catalog) -> Survey {
+    let mut survey = Survey { watch: Watch::default(), names_sharded: false, literals: 0, params: 0 };
+    let program = crate::digest::is_stored_program(text, mode);
+    for token in Lexer::new(text, mode) {
+        match token.kind {
+            TokenKind::Op if token.bytes(text) == b";" && !program => break,
+            TokenKind::Word | TokenKind::Dotted => {
+                survey.names_sharded |= catalog.names_sharded(token.bytes(text));
+            }
+            TokenKind::Quoted => {
+                survey.names_sharded |= catalog.names_sharded(&unquote_name(token.bytes(text)))
+            }
+            TokenKind::Literal(kind) => {
+                survey.literals = survey.literals.saturating_add(1);
+                if let crate::lex::LiteralKind::Param(index) = kind {
+                    survey.params = index.saturating_add(1);
+                }
+            }
+            _ => {}
+        }
+        survey.watch.see(text, token);
+    }
+    survey
+}
+
+pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalog: &Catalog) -> Plan {
+    let survey = survey(text, mode, catalog);
+    let head = Tokens::up_to(text, mode, HEAD_TOKENS);
+    let whole = survey.names_sharded || head.is_word(0, "WITH") || ddl::is_ddl(&head);
+    let tokens = if whole { Tokens::new(text, mode) } else { head };
+    let uses = survey.watch.uses.clone();
+    let context = Context { tokens: &tokens, default_schema, catalog, uses: &uses };
+    let all = 0..tokens.len();
+    let mut plan = statement(context, all, &survey);
+    plan.needs_writer |= plan.is_write || uses.needs_writer();
+    plan.uses = uses;
+    plan.literals = survey.literals;
+    plan.params = survey.params;
+    plan
+}
+
+/// Plans the statement in a range of tokens: all of them, or what stands behind EXPLAIN.
+fn statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let tokens = context.tokens;
+    let first = (range.start..range.end).find(|at| !tokens.is_op(*at, "(")).unwrap_or(range.end);
+    if range.is_empty() {
+        return Plan::simple(Kind::Empty, Target::Session);
+    }
+    let word = if tokens.kind(first) == Some(TokenKind::Word) {
+        tokens.bytes(first).to_ascii_uppercase()
+    } else {
+        Vec::new()
+    };
+    match word.as_slice() {
+        b"SELECT" | b"VALUES" | b"TABLE" => read(context, range, survey),
+        b"WITH" => with(context, range, survey),
+        b"INSERT" | b"REPLACE" => insert(context, range, survey),
+        b"UPDATE" | b"DELETE" => change(context, range.clone(), range.start, survey),
+        b"EXPLAIN" | b"DESCRIBE" | b"DESC" => explain(context, range, survey),
+        b"ANALYZE"
+            if tokens.is_any(
+                first + 1,
+                &["SELECT", "UPDATE", "DELETE", "INSERT", "REPLACE", "FORMAT", "WITH"],
+            ) =>
+        {
+            explain(context, range, survey)
+        }
+        b"SET" => set(context, range, survey),
+        b"CREATE" | b"ALTER" | b"DROP" | b"TRUNCATE" | b"RENAME" => ddl_statement(context, range, survey),
+        _ => transaction(tokens, first, &word).unwrap_or_else(|| other(context, first, &word, survey)),
+    }
+}
+
+/// The plan of a data statement from what its analysis gave.
+fn routed(kind: Kind, routed: Routed) -> Plan {
+    match routed {
+        Ok((target, tables)) => Plan { tables, ..Plan::simple(kind, target) },
+        Err(reason) => Plan::simple(kind, Target::Unsupported { reason }),
+    }
+}
+
+fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let kind = if survey.watch.locking { Kind::LockingRead } else { Kind::Read };
+    let mut plan = if survey.names_sharded {
+        routed(kind, analyse::read(context, range))
+    } else {
+        let touches = survey.watch.reads_tables || context.uses.needs_writer();
+        Plan::simple(kind, if touches { Target::Global } else { Target::AnyServer })
+    };
+    plan.needs_writer = survey.watch.locking;
+    plan
+}
+
+/// WITH may stand before SELECT, UPDATE and DELETE.
+fn with(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let tokens = context.tokens;
+    let verb = tokens.find(range.clone(), |at| {
+        tokens.is_any(at, &["SELECT", "UPDATE", "DELETE", "TABLE", "VALUES"])
+            && (tokens.is_op(at.wrapping_sub(1), ")"))
+    });
+    match verb {
+        Some(at) if tokens.is_any(at, &["UPDATE", "DELETE"]) => change(context, range, at, survey),
+        _ => read(context, range, survey),
+    }
+}
+
+fn change(context: Context<'_, '_>, range: Range<usize>, at: usize, survey: &Survey) -> Plan {
+    let update = context.tokens.is_word(at, "UPDATE");
+    let kind = if update { Kind::Update } else { Kind::Delete };
+    let mut plan = match (survey.names_sharded, update) {
+        (false, _) => Plan::simple(kind, Target::Global),
+        (true, true) => routed(kind, analyse::update(context, range, at)),
+        (true, false) => routed(kind, analyse::delete(context, range, at)),
+    };
+    plan.is_write = true;
+    plan
+}
+
+fn insert(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let replace = context.tokens.is_word(range.start, "REPLACE");
+    let kind = if replace { Kind::Replace } else { Kind::Insert };
+    let mut plan = if survey.names_sharded {
+        match insert::plan(context, range) {
+            Ok((target, tables, insert)) => Plan { tables, insert, ..Plan::simple(kind, target) },
+            Err(reason) => Plan::simple(kind, Target::Unsupported { reason }),
+        }
+    } else {
+        Plan::simple(kind, Target::Global)
+    };
+    plan.is_write = true;
+    plan
+}
+
+/// EXPLAIN, DESCRIBE, MariaDB's ANALYZE, and EXPLAIN ROUTE.
+fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let tokens = context.tokens;
+    if tokens.are_words(range.start, &["EXPLAIN", "ROUTE"]) {
+        return Plan::simple(Kind::ExplainRoute, Target::Session);
+    }
+    let verbs = ["SELECT", "UPDATE", "DELETE", "INSERT", "REPLACE", "WITH", "TABLE", "VALUES"];
+    let inner = (range.start + 1..range.end.min(range.start + 8))
+        .find(|at| tokens.is_any(*at, &verbs) || tokens.is_op(*at, "("));
+    let Some(inner) = inner else { return Plan::simple(Kind::Describe, Target::Global) };
+    // MariaDB's ANALYZE runs the statement; EXPLAIN, also EXPLAIN ANALYZE, changes nothing.
+    let runs = tokens.is_word(range.start, "ANALYZE");
+    let plan = statement(context, inner..range.end, survey);
+    Plan { kind: Kind::Explain, insert: None, is_write: runs && plan.is_write, ..plan }
+}
+
+fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let tokens = context.tokens;
+    if tokens.is_word(range.start + 1, "STATEMENT") {
+        let inner = tokens.find(range.clone(), |at| tokens.is_word(at, "FOR"));
+        return match inner {
+            Some(at) => Plan { kind: Kind::SetStatement, ..statement(context, at + 1..range.end, survey) },
+            None => Plan::simple(Kind::SetStatement, Target::Global),
+        };
+    }
+    let target = if survey.names_sharded && has_query(tokens, range) {
+        Target::Unsupported { reason: "reads a sharded table in SET; use SELECT .. INTO @x".into() }
+    } else {
+        Target::Session
+    };
+    Plan::simple(Kind::Set, target)
+}
+
+fn has_query(tokens: &Tokens<'_>, mut range: Range<usize>) -> bool {
+    range.any(|at| tokens.is_any(at, &["SELECT", "TABLE"]))
+}
+
+/// BEGIN, COMMIT and their kin.
+fn transaction(tokens: &Tokens<'_>, at: usize, word: &[u8]) -> Option<Plan> {
+    let has = |words: &[&str]| (at..tokens.len()).any(|at| tokens.are_words(at, words));
+    let ends = || {
+        let no = |word: &str| has(&["NO", word]);
+        (has(&["CHAIN"]) && !no("CHAIN"), has(&["RELEASE"]) && !no("RELEASE"))
+    };
+    let kind = match word {
+        b"BEGIN" if !tokens.is_word(at + 1, "NOT") => {
+            Kind::Begin { read_only: false, consistent_snapshot: false }
+        }
+        b"START" if tokens.is_word(at + 1, "TRANSACTION") => Kind::Begin {
+            read_only: has(&["READ", "ONLY"]),
+            consistent_snapshot: has(&["CONSISTENT", "SNAPSHOT"]),
+        },
+        b"COMMIT" => {
+            let (chain, release) = ends();
+            Kind::Commit { chain, release }
+        }
+        b"ROLLBACK" => {
+            let to = at + 1 + usize::from(tokens.is_word(at + 1, "WORK"));
+            if tokens.is_word(to, "TO") {
+                let name = to + 1 + usize::from(tokens.is_word(to + 1, "SAVEPOINT"));
+                Kind::RollbackTo(tokens.name(name).unwrap_or_default())
+            } else {
+                let (chain, release) = ends();
+                Kind::Rollback { chain, release }
+            }
+        }
+        b"SAVEPOINT" => Kind::Savepoint(tokens.name(at + 1).unwrap_or_default()),
+        b"RELEASE" if tokens.is_word(at + 1, "SAVEPOINT") => {
+            Kind::ReleaseSavepoint(tokens.name(at + 2).unwrap_or_default())
+        }
+        b"XA" => Kind::Xa,
+        _ => return None,
+    };
+    Some(Plan::simple(kind, Target::Session))
+}
+
+/// Everything that is known by its first words alone.
+fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey) -> Plan {
+    let tokens = context.tokens;
+    let name = |at: usize| tokens.name(at).unwrap_or_default();
+    let global_unless_sharded = |kind: Kind, reason: &str| {
+        let target = if survey.names_sharded && names_sharded_table(context) {
+            Target::Unsupported { reason: reason.into() }
+        } else {
+            Target::Global
+        };
+        Plan::simple(kind, target)
+    };
+    let session = |kind: Kind| Plan::simple(kind, Target::Session);
+    match word {
+        b"USE" => session(Kind::Use(name(at + 1))),
+        b"SHOW" => show(tokens, at),
+        b"KILL" => session(Kind::Kill),
+        b"PREPARE" => session(Kind::Prepare(name(at + 1))),
+        b"EXECUTE" if tokens.is_word(at + 1, "IMMEDIATE") => session(Kind::Execute(String::new())),
+        b"EXECUTE" => session(Kind::Execute(name(at + 1))),
+        b"DEALLOCATE" => session(Kind::Deallocate(name(at + 2))),
+        b"UNLOCK" => session(Kind::UnlockTables),
+        b"GET" => session(Kind::GetDiagnostics),
+        b"SIGNAL" | b"RESIGNAL" => session(Kind::Signal),
+        b"LOCK" => global_unless_sharded(Kind::LockTables, "locks a sharded table; use SELECT .. FOR UPDATE"),
+        b"HANDLER" => global_unless_sharded(Kind::Handler, "HANDLER on a sharded table; use SELECT"),
+        b"CALL" => Plan {
+            is_write: true,
+            ..global_unless_sharded(Kind::Call, "reads a sharded table in the arguments of CALL")
+        },
+        b"DO" => {
+            let plan = global_unless_sharded(Kind::Do, "reads a sharded table in DO; use SELECT");
+            let alone =
+                plan.target == Target::Global && !survey.watch.reads_tables && !context.uses.needs_writer();
+            if alone { Plan::simple(Kind::Do, Target::AnyServer) } else { plan }
+        }
+        b"LOAD" => {
+            let local = tokens.is_word(at + 2, "LOCAL") || tokens.is_word(at + 3, "LOCAL");
+            let reason = "loads a file into a sharded table; insert its rows user by user";
+            Plan { is_write: true, ..global_unless_sharded(Kind::Load { local }, reason) }
+        }
+        b"GRANT" | b"REVOKE" => Plan { is_write: true, ..Plan::simple(Kind::Admin, Target::Global) },
+        b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM" | b"REPAIR" | b"FLUSH" | b"RESET" | b"PURGE"
+        | b"CHANGE" | b"STOP" | b"START" | b"INSTALL" | b"UNINSTALL" | b"BINLOG" | b"CACHE" | b"CLONE"
+        | b"IMPORT" | b"RESTART" | b"SHUTDOWN" | b"BACKUP" => {
+            let reason = "maintains a sharded table; run it on the shards' own servers";
+            Plan { is_write: true, ..global_unless_sharded(Kind::Admin, reason) }
+        }
+        _ => Plan {
+            is_write: true,
+            ..global_unless_sharded(
+                Kind::Other,
+                "names a sharded table in a statement that usher does not know",
+            )
+        },
+    }
+}
+
+/// Whether a name in the statement, with its schema or the default one, is a sharded table.
+fn names_sharded_table(context: Context<'_, '_>) -> bool {
+    let tokens = context.tokens;
+    (0..tokens.len()).any(|at| {
+        tokens.raw_name(at).is_some_and(|name| context.catalog.names_sharded(&name)) && {
+            let schema = if tokens.is_op(at.wrapping_sub(1), ".") {
+                tokens.name(at.wrapping_sub(2))
+            } else {
+                context.default_schema.map(str::to_owned)
+            };
+            tokens.name(at).is_some_and(|name| is_sharded(context, schema.as_deref(), &name))
+        }
+    })
+}
+
+fn is_sharded(context: Context<'_, '_>, schema: Option<&str>, name: &str) -> bool {
+    let entry = schema.and_then(|schema| context.catalog.table(schema, name));
+    matches!(entry, Some(Table::Sharded(_)))
+}
+
+fn show(tokens: &Tokens<'_>, at: usize) -> Plan {
+    let scope = usize::from(tokens.is_any(at + 1, &["GLOBAL", "SESSION", "LOCAL", "FULL"]));
+    let what = at + 1 + scope;
+    let count = usize::from(tokens.is_word(what, "COUNT")) * 4;
+    let kind = if tokens.is_word(what + count, "WARNINGS") {
+        ShowKind::Warnings
+    } else if tokens.is_word(what + count, "ERRORS") {
+        ShowKind::Errors
+    } else if tokens.is_word(what, "VARIABLES") {
+        ShowKind::Variables
+    } else if tokens.is_word(what, "STATUS") {
+        ShowKind::Status
+    } else if tokens.is_word(what, "PROCESSLIST") {
+        ShowKind::Processlist
+    } else {
+        return Plan::simple(Kind::Show(ShowKind::Other), Target::Global);
+    };
+    Plan::simple(Kind::Show(kind), Target::Session)
+}
+
+/// CREATE, ALTER, DROP, TRUNCATE, RENAME: schema changes, accounts, DROP PREPARE.
+fn ddl_statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+    let tokens = context.tokens;
+    if tokens.are_words(range.start, &["DROP", "PREPARE"]) {
+        let name = tokens.name(range.start + 2).unwrap_or_default();
+        return Plan::simple(Kind::Deallocate(name), Target::Session);
+    }
+    let Some(head) = ddl::head(tokens, context.default_schema) else {
+        return Plan { is_write: true, ..Plan::simple(Kind::Admin, Target::Global) };
+    };
+    let target = ddl_target(context, &head, survey);
+    Plan { is_write: true, tables: head.tables, ..Plan::simple(Kind::Ddl(head.kind), target) }
+}
+
+fn ddl_target(context: Context<'_, '_>, head: &ddl::Head, survey: &Survey) -> Target {
+    let refuse = |reason: &str| Target::Unsupported { reason: reason.into() };
+    if matches!(head.kind, DdlKind::CreateDatabase | DdlKind::AlterDatabase | DdlKind::DropDatabase) {
+        return Target::Everywhere;
+    }
+    if !survey.names_sharded || !names_sharded_table(context) {
+        return Target::Global;
+    }
+    let creates = matches!(head.kind, DdlKind::CreateTable | DdlKind::CreateTemporaryTable);
+    if creates && has_query(context.tokens, 3..context.tokens.len()) {
+        return refuse("creates a table from a query on a sharded one; create it, then insert");
+    }
+    let (sharded, changed) = sharded_tables(context, head);
+    match head.kind {
+        DdlKind::CreateTemporaryTable if sharded > 0 => {
+            refuse("gives a temporary table the name or shape of a sharded one")
+        }
+        DdlKind::Other if context.tokens.is_any(0, &["CREATE", "ALTER"]) => refuse(
+            "names a sharded table in a view, trigger, routine or event: it would see one server's rows only",
+        ),
+        DdlKind::DropTemporaryTable | DdlKind::CreateTemporaryTable | DdlKind::Other => Target::Global,
+        _ if sharded == 0 => Target::Global,
+        DdlKind::DropTable | DdlKind::RenameTable | DdlKind::TruncateTable if sharded < changed => {
+            refuse("names sharded and other tables; change them in statements of their own")
+        }
+        DdlKind::AlterTable => match drops_key(context, head) {
+            Some(key) => refuse(&format!("drops or renames the key column {key} of a sharded table")),
+            None => Target::Everywhere,
+        },
+        _ => Target::Everywhere,
+    }
+}
+
+/// How many of the tables that are changed, or copied from, are sharded, and how many there are.
+fn sharded_tables(context: Context<'_, '_>, head: &ddl::Head) -> (usize, usize) {
+    // RENAME lists old and new names in turn.
+    let step = if head.kind == DdlKind::RenameTable { 2 } else { 1 };
+    let old = || head.tables.iter().step_by(step);
+    let sharded =
+        old().chain(&head.like).filter(|table| is_sharded(context, table.schema.as_deref(), &table.name));
+    (sharded.count(), old().count())
+}
+
+/// The key column, if an ALTER TABLE drops it or gives it another name.
+fn drops_key(context: Context<'_, '_>, head: &ddl::Head) -> Option<String> {
+    let tokens = context.tokens;
+    let table = head.tables.first()?;
+    let Some(Table::Sharded(sharded)) = context.catalog.table(table.schema.as_deref()?, &table.name) else {
+        return None;
+    };
+    (0..tokens.len()).find_map(|at| {
+        if !tokens.is_any(at, &["DROP", "CHANGE", "RENAME"]) {
+            return None;
+        }
+        let column = at + 1 + usize::from(tokens.is_word(at + 1, "COLUMN"));
+        let column = column + if tokens.are_words(column, &["IF", "EXISTS"]) { 2 } else { 0 };
+        let name = tokens.name(column).filter(|name| sharded.is_key(name))?;
+        let kept =
+            tokens.is_word(at, "CHANGE") && tokens.name(column + 1).is_some_and(|new| sharded.is_key(&new));
+        (!kept).then_some(name)
+    })
+}
+
+/// The statement behind EXPLAIN ROUTE.
+#[must_use]
+pub fn explain_route(text: &[u8], mode: Mode) -> Option<Range<usize>> {
+    let tokens = Tokens::up_to(text, mode, 3);
+    let inner = tokens.item(2)?;
+    tokens.are_words(0, &["EXPLAIN", "ROUTE"]).then(|| inner.token.span().start..text.len())
+}

@@ -1,0 +1,226 @@
+//! Session state that a statement reads or leaves behind, seen from its tokens alone.
+
+use std::ops::Range;
+
+use crate::lex::{Lexer, Token, TokenKind};
+use crate::mode::Mode;
+use crate::plan::functions;
+
+/// Session state that a statement reads or leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools)] // a set of independent facts
+pub struct Uses {
+    /// Calls LAST_INSERT_ID() or reads @@last_insert_id, @@identity.
+    pub last_insert_id: bool,
+    /// Calls LAST_INSERT_ID(expression), which sets it.
+    pub sets_last_insert_id: bool,
+    /// Calls FOUND_ROWS().
+    pub found_rows: bool,
+    /// Has SQL_CALC_FOUND_ROWS.
+    pub calc_found_rows: bool,
+    /// Calls ROW_COUNT().
+    pub row_count: bool,
+    /// Calls CONNECTION_ID() or reads @@pseudo_thread_id.
+    pub connection_id: bool,
+    /// Calls DATABASE() or SCHEMA().
+    pub database: bool,
+    /// Calls USER(), CURRENT_USER, SESSION_USER() or SYSTEM_USER().
+    pub user: bool,
+    /// Takes or releases a named lock: GET_LOCK and its kin. IS_FREE_LOCK and IS_USED_LOCK count too.
+    pub named_lock: bool,
+    /// Reads the diagnostics of the statement before: @@warning_count, @@error_count.
+    pub diagnostics: bool,
+    /// User variables it reads, lower case, without the @.
+    pub reads_user_vars: Vec<String>,
+    /// User variables it may assign: `:=`, INTO @x, CALL's arguments.
+    pub writes_user_vars: Vec<String>,
+    /// System variables it reads, lower case, without @@ and scope.
+    pub system_vars: Vec<String>,
+    /// Calls functions that are not known to be built in and harmless, or asks a sequence for a value.
+    pub unknown_function: Option<String>,
+    /// The text has SELECT .. INTO OUTFILE or DUMPFILE.
+    pub outfile: bool,
+}
+
+impl Uses {
+    /// Whether a replica must not run it.
+    #[must_use]
+    pub fn needs_writer(&self) -> bool {
+        self.unknown_function.is_some() || self.named_lock || self.sets_last_insert_id
+    }
+}
+
+/// Collects [`Uses`] from a stream of tokens.
+#[derive(Default)]
+pub(crate) struct Watch {
+    pub(crate) uses: Uses,
+    /// FOR UPDATE, FOR SHARE or LOCK IN SHARE MODE was seen.
+    pub(crate) locking: bool,
+    /// FROM was seen, or another word that may bring a table in.
+    pub(crate) reads_tables: bool,
+    /// The last tokens, newest first.
+    last: [Option<Token>; 2],
+    in_into: bool,
+    in_call: bool,
+    started: bool,
+}
+
+impl Watch {
+    pub(crate) fn see(&mut self, text: &[u8], token: Token) {
+        let bytes = token.bytes(text);
+        match token.kind {
+            TokenKind::Word => self.word(text, bytes),
+            TokenKind::Op => self.op(text, bytes),
+            TokenKind::UserVar => self.user_var(bytes),
+            TokenKind::SysVar => self.sys_var(bytes),
+            _ => {}
+        }
+        self.last_insert_id_argument(text, bytes);
+        if !matches!(token.kind, TokenKind::UserVar) && bytes != b"," && !bytes.eq_ignore_ascii_case(b"into")
+        {
+            self.in_into = false;
+        }
+        self.started = true;
+        self.last = [Some(token), self.last[0]];
+    }
+
+    fn before<'t>(&self, text: &'t [u8], back: usize) -> &'t [u8] {
+        self.last.get(back).copied().flatten().map_or(&[], |token| token.bytes(text))
+    }
+
+    fn word(&mut self, text: &[u8], bytes: &[u8]) {
+        match bytes.to_ascii_uppercase().as_slice() {
+            b"UPDATE" | b"SHARE" if self.before(text, 0).eq_ignore_ascii_case(b"for") => self.locking = true,
+            b"SHARE" if self.before(text, 0).eq_ignore_ascii_case(b"in") => self.locking = true,
+            b"VALUE" if self.before(text, 0).eq_ignore_ascii_case(b"next") => self.unknown(b"NEXT VALUE"),
+            b"FROM" | b"TABLE" | b"JOIN" => self.reads_tables = true,
+            b"CALL" if !self.started => self.in_call = true,
+            b"INTO" => self.in_into = true,
+            b"OUTFILE" | b"DUMPFILE" if self.in_into => self.uses.outfile = true,
+            b"SQL_CALC_FOUND_ROWS" => self.uses.calc_found_rows = true,
+            b"CURRENT_USER" | b"CURRENT_ROLE" => self.uses.user = true,
+            _ => {}
+        }
+    }
+
+    fn op(&mut self, text: &[u8], bytes: &[u8]) {
+        if bytes == b"(" {
+            self.open(text);
+        } else if bytes == b":="
+            && let Some(name) = self.last[0].filter(|token| token.kind == TokenKind::UserVar)
+        {
+            push(&mut self.uses.writes_user_vars, var_name(name.bytes(text)));
+        }
+    }
+
+    /// `LAST_INSERT_ID(` followed by anything but `)` sets the value.
+    fn last_insert_id_argument(&mut self, text: &[u8], bytes: &[u8]) {
+        if bytes != b")"
+            && self.before(text, 0) == b"("
+            && self.before(text, 1).eq_ignore_ascii_case(b"last_insert_id")
+        {
+            self.uses.sets_last_insert_id = true;
+        }
+    }
+
+    /// A `(`: the word before it may be a function's name.
+    fn open(&mut self, text: &[u8]) {
+        let Some(token) = self.last[0] else { return };
+        if self.before(text, 1).eq_ignore_ascii_case(b"into") {
+            return;
+        }
+        let name = token.bytes(text);
+        match token.kind {
+            TokenKind::Dotted => self.unknown(name),
+            // A quoted name before a parenthesis is a stored function, a column list or an index.
+            TokenKind::Quoted if self.before(text, 1) == b"." => self.unknown(name),
+            TokenKind::Word => self.call(name),
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, name: &[u8]) {
+        let upper = name.to_ascii_uppercase();
+        match upper.as_slice() {
+            b"LAST_INSERT_ID" => self.uses.last_insert_id = true,
+            b"FOUND_ROWS" => self.uses.found_rows = true,
+            b"ROW_COUNT" => self.uses.row_count = true,
+            b"CONNECTION_ID" => self.uses.connection_id = true,
+            b"DATABASE" | b"SCHEMA" => self.uses.database = true,
+            b"USER" | b"CURRENT_USER" | b"SESSION_USER" | b"SYSTEM_USER" => self.uses.user = true,
+            b"GET_LOCK" | b"RELEASE_LOCK" | b"RELEASE_ALL_LOCKS" | b"IS_FREE_LOCK" | b"IS_USED_LOCK" => {
+                self.uses.named_lock = true;
+            }
+            other if functions::is_harmless(other) => {}
+            _ => self.unknown(name),
+        }
+    }
+
+    fn unknown(&mut self, name: &[u8]) {
+        self.uses.unknown_function.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
+    }
+
+    fn user_var(&mut self, bytes: &[u8]) {
+        let name = var_name(bytes);
+        if self.in_into || self.in_call {
+            push(&mut self.uses.writes_user_vars, name.clone());
+        }
+        if !self.in_into {
+            push(&mut self.uses.reads_user_vars, name);
+        }
+    }
+
+    fn sys_var(&mut self, bytes: &[u8]) {
+        let name = String::from_utf8_lossy(bytes).replace('`', "").to_ascii_lowercase();
+        let name = name.trim_start_matches('@');
+        let name = ["global.", "session.", "local."]
+            .iter()
+            .find_map(|scope| name.strip_prefix(scope))
+            .unwrap_or(name);
+        match name {
+            "last_insert_id" | "identity" => self.uses.last_insert_id = true,
+            "warning_count" | "error_count" => self.uses.diagnostics = true,
+            "pseudo_thread_id" => self.uses.connection_id = true,
+            _ => {}
+        }
+        push(&mut self.uses.system_vars, name.to_owned());
+    }
+}
+
+fn push(names: &mut Vec<String>, name: String) {
+    /// More variables than this are a dump or an attack: the flag that there are some is what counts.
+    const NAMES_MAX: usize = 64;
+    if names.len() < NAMES_MAX && !names.contains(&name) {
+        names.push(name);
+    }
+}
+
+/// `@X`, `` @`X` `` and `@'X'` are the variable `x`.
+pub(crate) fn var_name(raw: &[u8]) -> String {
+    let name = raw.strip_prefix(b"@").unwrap_or(raw);
+    let name = match name {
+        [b'`' | b'\'' | b'"', inner @ .., _] => inner,
+        other => other,
+    };
+    String::from_utf8_lossy(name).to_lowercase()
+}
+
+/// The spans of calls of a function that has no arguments, `NAME()`, from the name to the `)`. For answering
+/// LAST_INSERT_ID() and its kin in the proxy. Calls inside strings and comments are not found.
+#[must_use]
+pub fn find_calls(text: &[u8], mode: Mode, function: &str) -> Vec<Range<usize>> {
+    let mut calls = Vec::new();
+    let mut last: [Option<Token>; 2] = [None, None];
+    for token in Lexer::new(text, mode) {
+        if token.bytes(text) == b")"
+            && let [Some(open), Some(name)] = last
+            && open.bytes(text) == b"("
+            && name.kind == TokenKind::Word
+            && name.bytes(text).eq_ignore_ascii_case(function.as_bytes())
+        {
+            calls.push(name.span().start..token.span().end);
+        }
+        last = [Some(token), last[0]];
+    }
+    calls
+}
