@@ -294,8 +294,10 @@ impl Relay {
         let (held, len) = self.held(buf)?;
         if matches!(held, Held::Ok { .. }) {
             let payload = buf.get(self.pos + HEADER_LEN..self.pos + HEADER_LEN + len).unwrap_or_default();
-            if let Some(new) = self.reencode(payload, edit)? {
-                return self.replace(buf, &new);
+            match self.reencode(payload, edit)? {
+                Reencoded::Same => {}
+                Reencoded::Eof(new) => return self.replace(buf, &new.bytes()),
+                Reencoded::Ok(new) => return self.replace(buf, &new),
             }
         }
         self.pass_packet(buf, len);
@@ -357,30 +359,26 @@ impl Relay {
         };
     }
 
-    /// The bytes of the OK packet for this client, or `None` if they are those that came.
-    fn reencode(&self, payload: &[u8], edit: &OkEdit<'_>) -> Result<Option<Vec<u8>>, Error> {
-        let as_eof = payload.first() == Some(&OkPacket::ROWS_END) && !self.form.deprecate_eof;
-        if payload.len() == EOF_LEN && payload.first() == Some(&OkPacket::ROWS_END) {
-            return self.reencode_eof(EofPacket::parse(payload)?, edit);
+    /// The held OK packet as this client is to see it.
+    fn reencode<'a>(&self, payload: &'a [u8], edit: &OkEdit<'a>) -> Result<Reencoded, Error> {
+        let rows_end = payload.first() == Some(&OkPacket::ROWS_END);
+        if rows_end && payload.len() == EOF_LEN {
+            let eof = EofPacket::parse(payload)?;
+            let (status, warnings) = (edit.status(eof.status), edit.warnings.unwrap_or(eof.warnings));
+            return Ok(Reencoded::Eof(EofPacket { status, warnings }));
         }
         let mut ok = OkPacket::parse(payload)?;
-        let allowed = ok.state.is_empty() || ok.changes().all(|change| self.form.track.has(&change));
+        let allowed = ok.changes().all(|change| self.form.track.has(&change));
         let stray_flag = ok.state.is_empty() && ok.status.has(Status::SESSION_STATE_CHANGED);
+        let as_eof = rows_end && !self.form.deprecate_eof;
         if !as_eof && *edit == OkEdit::default() && allowed && !stray_flag {
-            return Ok(None);
+            return Ok(Reencoded::Same);
         }
-        ok.status = edit.status(ok.status);
-        ok.affected_rows = edit.affected_rows.unwrap_or(ok.affected_rows);
-        ok.last_insert_id = edit.last_insert_id.unwrap_or(ok.last_insert_id);
-        ok.warnings = edit.warnings.unwrap_or(ok.warnings);
-        ok.info = edit.info.unwrap_or(ok.info);
+        edit.apply(&mut ok);
         if as_eof {
-            return Ok(Some(ok.to_eof().bytes().to_vec()));
+            return Ok(Reencoded::Eof(ok.to_eof()));
         }
-        let kept = match edit.state {
-            None if !allowed => self.kept_state(&ok),
-            _ => Vec::new(),
-        };
+        let kept = if allowed { Vec::new() } else { self.kept_state(&ok) };
         match edit.state {
             Some(state) => ok.state = state,
             None if !allowed => ok.state = &kept,
@@ -388,16 +386,7 @@ impl Relay {
         }
         let mut out = Vec::with_capacity(payload.len() + 16);
         ok.encode(&mut out, self.form.track != TrackSet::NONE);
-        Ok(Some(out))
-    }
-
-    fn reencode_eof(&self, mut eof: EofPacket, edit: &OkEdit<'_>) -> Result<Option<Vec<u8>>, Error> {
-        if *edit == OkEdit::default() {
-            return Ok(None);
-        }
-        eof.status = edit.status(eof.status);
-        eof.warnings = edit.warnings.unwrap_or(eof.warnings);
-        Ok(Some(eof.bytes().to_vec()))
+        Ok(Reencoded::Ok(out))
     }
 
     fn kept_state(&self, ok: &OkPacket<'_>) -> Vec<u8> {
@@ -566,19 +555,35 @@ impl Relay {
         self.shift = self.shift.wrapping_add(1);
     }
 
-    /// The hot loop: one header a row.
     fn walk_rows(&mut self, buf: &mut [u8]) -> Result<Option<Progress>, Error> {
-        loop {
-            let Some((len, first)) = self.peek(buf)? else { return Ok(Some(Progress::More)) };
-            if first >= OkPacket::ROWS_END && (first == ErrPacket::HEADER || is_rows_end(first, len)) {
-                return self.rows_end(buf, len, first);
-            }
-            self.pass_packet(buf, len);
-            self.rows += 1;
-            if self.skip > 0 || self.continued {
-                return Ok(None);
-            }
+        self.walk_whole_rows(buf);
+        let Some((len, first)) = self.peek(buf)? else { return Ok(Some(Progress::More)) };
+        if first == ErrPacket::HEADER || is_rows_end(first, len) {
+            return self.rows_end(buf, len, first);
         }
+        self.pass_packet(buf, len);
+        self.rows += 1;
+        Ok(None)
+    }
+
+    /// The hot loop: one header a row, over plain rows that are all there. It stops before any other packet.
+    #[inline]
+    fn walk_whole_rows(&mut self, buf: &mut [u8]) {
+        let (mut pos, mut seq, mut rows) = (self.pos, self.seq, self.rows);
+        let total = buf.len();
+        while let Some([a, b, c, id, first]) = buf.get_mut(pos..).and_then(<[u8]>::first_chunk_mut) {
+            let len = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
+            let end = pos + HEADER_LEN + len;
+            let plain = len > 0 && len < MAX_PAYLOAD && *first < OkPacket::ROWS_END;
+            if !plain || end > total || *id != seq {
+                break;
+            }
+            if self.shift != 0 {
+                *id = seq.wrapping_add(self.shift);
+            }
+            (pos, seq, rows) = (end, seq.wrapping_add(1), rows + 1);
+        }
+        (self.pos, self.seq, self.rows) = (pos, seq, rows);
     }
 
     fn rows_end(&mut self, buf: &mut [u8], len: usize, first: u8) -> Result<Option<Progress>, Error> {
@@ -675,10 +680,26 @@ impl Relay {
     }
 }
 
-impl OkEdit<'_> {
+impl<'a> OkEdit<'a> {
     fn status(&self, old: Status) -> Status {
         old.without(self.clear_status).with(self.set_status)
     }
+
+    /// Changes everything but the state, which depends on the client too.
+    fn apply(&self, ok: &mut OkPacket<'a>) {
+        ok.status = self.status(ok.status);
+        ok.affected_rows = self.affected_rows.unwrap_or(ok.affected_rows);
+        ok.last_insert_id = self.last_insert_id.unwrap_or(ok.last_insert_id);
+        ok.warnings = self.warnings.unwrap_or(ok.warnings);
+        ok.info = self.info.unwrap_or(ok.info);
+    }
+}
+
+/// What becomes of a held OK packet.
+enum Reencoded {
+    Same,
+    Eof(EofPacket),
+    Ok(Vec<u8>),
 }
 
 /// A row may start with 0xFE too (a first column of 16 MiB or more), but then its packet is a full one.
