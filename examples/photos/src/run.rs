@@ -1,6 +1,7 @@
 //! The load: gets to know everybody on the site, lets them live for a while, and reports.
 
 use std::{
+    cmp::Reverse,
     path::PathBuf,
     sync::{
         Arc,
@@ -191,7 +192,8 @@ async fn meet(options: &RunOptions, journal: &Journal, live: &Arc<Live>) -> Resu
     for meeting in meetings.collect::<Vec<_>>() {
         people.extend(meeting.await?.map_err(told)?);
     }
-    people.sort_by_key(|(person, _)| person.id);
+    // Who has most photos is busiest.
+    people.sort_by_key(|(person, rows)| (Reverse(rows.photos), person.id));
     let population = Population::default();
     for (person, rows) in people {
         journal.note(&Note::User { user: person.id, rows }).await?;
