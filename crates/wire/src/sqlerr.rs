@@ -222,6 +222,21 @@ impl Failure {
     }
 }
 
+/// For faults in what a client sent.
+impl From<crate::Error> for Failure {
+    fn from(error: crate::Error) -> Self {
+        use crate::Error::{Malformed, Misuse, OutOfOrder, Oversized, Unsupported};
+        let id = match error {
+            Malformed(_) => ErrorId::MalformedPacket,
+            Oversized { .. } => ErrorId::PacketTooBig,
+            OutOfOrder { .. } => ErrorId::PacketOrder,
+            Unsupported(_) => ErrorId::ClientTooOld,
+            Misuse(_) => ErrorId::Bug,
+        };
+        Self::new(id).note(error.to_string())
+    }
+}
+
 /// Bytes of a message, as MySQL limits them (MYSQL_ERRMSG_SIZE).
 const MESSAGE_MAX: usize = 511;
 
@@ -271,6 +286,13 @@ mod tests {
             Failure::new(ErrorId::OutcomeUnknown).executed(Executed::Unknown).message(),
             "[USHER-0502] the server was lost after the write was sent; outcome unknown"
         );
+    }
+
+    #[test]
+    fn faults_of_clients_have_an_id() {
+        let failure = Failure::from(crate::Error::Oversized { len: 9, max: 8 });
+        assert_eq!(failure.id(), ErrorId::PacketTooBig);
+        assert!(failure.message().ends_with("packet of 9 bytes is over the limit of 8 bytes"));
     }
 
     #[test]

@@ -325,6 +325,17 @@ proptest! {
         if let Ok(LoginStep::Send(_, client)) = ClientAuth::start(&hello, &login(PASSWORD)) {
             let _ = client.handle(&bytes, &login(PASSWORD));
         }
+        for (secure, fast, allow_native) in [(false, true, true), (true, false, false), (false, false, true)] {
+            let terms = AuthTerms { secure, fast, allow_native, ..terms() };
+            for plugin in [None, Some(CACHING_SHA2), Some(NATIVE), Some(CLEAR), Some(&bytes[..])] {
+                let step = ServerAuth::start(terms.clone(), Secret::from_password(PASSWORD), plugin, &bytes);
+                if let Step::Send(_, server) = step {
+                    prop_assert!(!matches!(server.handle(&bytes), Step::Accept(_)));
+                } else {
+                    prop_assert!(matches!(step, Step::Deny));
+                }
+            }
+        }
         // Past the fixed head, where the fields are.
         let mut response = (Caps::offer(true) | Caps::ZSTD).low().to_vec();
         response.extend_from_slice(&[0; 28]);
