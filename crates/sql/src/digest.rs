@@ -59,7 +59,9 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
     }
     if let Some(comment) = lexer.leading_comment() {
         found.hints = hint::parse(text, comment);
-        hash.word(found.hints.tag());
+        if !found.hints.is_empty() {
+            hash.word(found.hints.tag());
+        }
     }
     found.hash = hash.finish();
     found

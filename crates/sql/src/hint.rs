@@ -27,7 +27,7 @@ impl Hints {
             | u64::from(self.shard.is_some()) << 1
             | u64::from(self.writer) << 2
             | u64::from(self.unknown.is_some()) << 3;
-        if bits == 0 { 0xf0 << 56 } else { (0xf1 << 56) | bits }
+        (0xf1 << 56) | bits
     }
 }
 

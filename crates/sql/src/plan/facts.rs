@@ -172,8 +172,11 @@ fn using_facts(queries: &Queries<'_, '_>, condition: &Condition, right: usize) -
         let having = |refs: &[usize]| -> Vec<usize> {
             refs.iter().copied().filter(|at| has_column(queries, *at, &name)).collect()
         };
-        // More than one on a side is a column merged before, whose value is not always the first one's.
-        if let ([a], [b]) = (having(left).as_slice(), having(right).as_slice()) {
+        // Several on the left are one column, merged by USING before, and its value is the first one's unless a
+        // RIGHT JOIN is there. Were they not merged, the server would call the name ambiguous.
+        let left = having(left);
+        let merged = left.len() > 1 && queries.blocks[condition.block].has_right_join;
+        if let (Some(a), [b], false) = (left.first(), having(right).as_slice(), merged) {
             facts.extend(ties(queries, condition, &name, *a, *b));
         }
     }

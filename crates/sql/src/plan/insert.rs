@@ -86,6 +86,10 @@ pub(crate) fn plan(
             for value in &shape.key {
                 collect_source(&mut sources, value, &shape)?;
             }
+            let new = shape.key.iter().filter(|value| !matches!(value, RowValue::Given(_))).count();
+            if new > 1 || (new == 1 && !sources.is_empty()) {
+                return Err("makes several users in one statement; insert them one by one".into());
+            }
             Ok((Target::User { sources }, vec![table], Some(shape)))
         }
         Body::Select(select) => {

@@ -43,6 +43,8 @@ pub(crate) struct Block {
     /// Whose columns the block may name too.
     pub(crate) parent: Option<usize>,
     pub(crate) refs: Vec<usize>,
+    /// Some join is RIGHT, so a column that USING merged may be the right one's.
+    pub(crate) has_right_join: bool,
     /// The select list, for INSERT .. SELECT.
     pub(crate) select_list: Range<usize>,
 }
@@ -202,7 +204,7 @@ impl<'a, 'c> Queries<'a, 'c> {
     }
 
     pub(crate) fn block(&mut self, parent: Option<usize>) -> usize {
-        self.blocks.push(Block { parent, refs: Vec::new(), select_list: 0..0 });
+        self.blocks.push(Block { parent, refs: Vec::new(), has_right_join: false, select_list: 0..0 });
         self.blocks.len() - 1
     }
 
@@ -321,6 +323,8 @@ impl<'a, 'c> Queries<'a, 'c> {
     fn joined(&mut self, at: usize, end: usize, block: usize) -> Result<(usize, Vec<usize>), Refusal> {
         let (mut at, mut left) = self.factor(at, end, block)?;
         while let Some((join, next)) = self.join_words(at, end) {
+            let is_right = join == Join::Right || self.tokens.is_word(at + 1, "RIGHT");
+            self.blocks[block].has_right_join |= is_right;
             let (next, right) = self.factor(next, end, block)?;
             at = self.constraint(next, end, block, join, (&left, &right))?;
             left.extend(right);

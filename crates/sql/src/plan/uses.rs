@@ -36,7 +36,8 @@ pub struct Uses {
     pub writes_user_vars: Vec<String>,
     /// System variables it reads, lower case, without @@ and scope.
     pub system_vars: Vec<String>,
-    /// Calls functions that are not known to be built in and harmless, or asks a sequence for a value.
+    /// Calls functions that are not known to be built in and harmless, or asks a sequence for a value. Looked
+    /// for only where the statement does not write.
     pub unknown_function: Option<String>,
     /// The text has SELECT .. INTO OUTFILE or DUMPFILE.
     pub outfile: bool,
