@@ -43,6 +43,11 @@ impl Connection {
         self.conn.query_first(sql).await.on(&self.server, shown(sql))
     }
 
+    /// All rows of a query's result.
+    pub(crate) async fn rows<T: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<Vec<T>> {
+        self.conn.query(sql).await.on(&self.server, shown(sql))
+    }
+
     /// The first row, which the query always has.
     pub(crate) async fn one<T: FromRow + Send + 'static>(&mut self, sql: &str) -> Result<T> {
         let row = self.row(sql).await?;

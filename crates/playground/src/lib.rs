@@ -39,6 +39,7 @@ mod state;
 mod status;
 mod template;
 mod tls;
+mod topology;
 mod up;
 
 use std::fmt;

@@ -111,6 +111,7 @@ async fn unpack(root: &Path) -> Result<()> {
     ];
     process::run(
         "fetching MySQL with debootstrap (it needs root and the network)",
+        root.parent().unwrap_or_else(|| Path::new("/")),
         &argv,
         "",
         &beside(root, ".log"),

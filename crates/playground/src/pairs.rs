@@ -5,10 +5,17 @@ use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::replication as r;
 use crate::state::{Node, Pair, Secrets};
+use crate::topology::Hold;
 
 /// Sets up or takes up again the replication of a pair whose servers all run. What cannot follow without
 /// losing transactions is left alone, read-only, and returned as warnings.
-pub(crate) async fn set_up(kind: Server, pair: &Pair, secrets: &Secrets) -> Result<Vec<Error>> {
+/// `global` is the global master's writer, whose topology is asked before a member is opened.
+pub(crate) async fn set_up(
+    kind: Server,
+    pair: &Pair,
+    global: &Node,
+    secrets: &Secrets,
+) -> Result<Vec<Error>> {
     let mut writer = Connection::open(&pair.writer, &secrets.admin).await?;
     let writer_closed = r::is_read_only(&mut writer).await?;
     let mut warnings = Vec::new();
@@ -27,7 +34,18 @@ pub(crate) async fn set_up(kind: Server, pair: &Pair, secrets: &Secrets) -> Resu
         // Without its standby a pair has no second copy to trust; a person decides.
         return Err(warnings.pop().unwrap_or_else(|| diverged(pair.standby(), &pair.writer, "unknown")));
     }
-    start(kind, pair, &mut writer, &mut following, secrets, writer_closed).await?;
+    start(kind, pair, &mut writer, &mut following, secrets).await?;
+    if !writer_closed {
+        r::await_acker(kind, &mut writer).await?;
+    } else if let Some(hold) = Hold::to_open(pair, global, &secrets.admin).await? {
+        r::open_writer(kind, &mut writer).await?;
+        r::await_acker(kind, &mut writer).await?;
+        hold.release().await?;
+    } else {
+        let detail =
+            format!("a flip of {} is under way; its writer stays closed for the controller", pair.name);
+        warnings.push(Error::Replication { server: pair.writer.name.clone(), detail });
+    }
     for (_, follower, _) in following {
         follower.close().await;
     }
@@ -41,7 +59,6 @@ async fn start(
     writer: &mut Connection,
     following: &mut [(&Node, Connection, bool)],
     secrets: &Secrets,
-    writer_closed: bool,
 ) -> Result<()> {
     for (_, follower, _) in following.iter_mut() {
         r::follow(kind, follower, &pair.writer, secrets).await?;
@@ -57,10 +74,7 @@ async fn start(
     for (_, follower, _) in following.iter_mut() {
         r::await_channel(kind, follower).await?;
     }
-    if writer_closed {
-        r::open_writer(kind, writer).await?;
-    }
-    r::await_acker(kind, writer).await
+    Ok(())
 }
 
 enum Relation {

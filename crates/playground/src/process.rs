@@ -124,14 +124,16 @@ pub(crate) async fn start(name: &str, argv: &[String], log: &Path) -> Result<Pro
     Ok(process)
 }
 
-/// Runs a helper program to its end; both outputs go to `log`.
-pub(crate) async fn run(what: &str, argv: &[String], input: &str, log: &Path) -> Result<()> {
+/// Runs a helper program to its end in a folder that is also for its temporary files; both outputs go to `log`.
+pub(crate) async fn run(what: &str, dir: &Path, argv: &[String], input: &str, log: &Path) -> Result<()> {
     let failed = |detail: String| Error::Command { what: what.to_owned(), detail };
     let (program, arguments) = argv.split_first().ok_or_else(|| failed("empty command line".into()))?;
     let out = std::fs::OpenOptions::new().create(true).append(true).open(log).at(log)?;
     let err = out.try_clone().at(log)?;
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
+        .current_dir(dir)
+        .env("TMPDIR", dir)
         .stdin(Stdio::piped())
         .stdout(out)
         .stderr(err)

@@ -59,6 +59,7 @@ log-replica-updates=ON
 replica-net-timeout=4
 replica-parallel-workers=2
 innodb-redo-log-capacity=64M
+innodb-log-buffer-size=4M
 mysqlx=OFF
 secure-file-priv=
 plugin-load-add=semisync_source.so
@@ -75,6 +76,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) node: &'a Node,
     /// The server's data folder.
     pub(crate) data: &'a Path,
+    /// Its folder for temporary files, which a starting MariaDB empties: never to be shared.
+    pub(crate) tmp: &'a Path,
     /// The folder of keys and certificates.
     pub(crate) tls: &'a Path,
     /// How long a commit waits for an acknowledgement before it goes on without, in milliseconds.
@@ -87,11 +90,12 @@ impl Settings<'_> {
     /// The text of `my.cnf`.
     pub(crate) fn to_cnf(&self) -> String {
         let mut cnf = format!(
-            "# {}: written by `usher playground up` at each start\n[mysqld]\ndatadir={}\nport={}\nserver-id={}\n\
+            "# {}: written by `usher playground up` at each start\n[mysqld]\ndatadir={}\ntmpdir={}\nport={}\nserver-id={}\n\
              auto-increment-offset={}\nssl-ca={tls}/ca.pem\nssl-cert={tls}/server-cert.pem\n\
              ssl-key={tls}/server-key.pem\n{COMMON}",
             self.node.name,
             self.data.display(),
+            self.tmp.display(),
             self.node.port,
             self.node.server_id,
             self.node.offset,

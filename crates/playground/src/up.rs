@@ -15,7 +15,9 @@ use crate::process::{self, Process};
 use crate::service::{self, Probe};
 use crate::settings::Settings;
 use crate::state::{GLOBAL, Node, Pair, State};
-use crate::{Options, Progress, Server, accounts, dir_of, files, lock, pairs, ports, template, tls};
+use crate::{
+    Options, Progress, Server, accounts, dir_of, files, lock, pairs, ports, template, tls, topology,
+};
 
 /// Steps that are reported.
 const STEPS: usize = 6;
@@ -88,9 +90,9 @@ impl Up {
                 template::ensure(&self.dir, self.state.server, self.mysql.as_ref(), &self.state.secrets)
                     .await?;
             let copies = empty.into_iter().map(|data| {
-                let template = template.clone();
+                let (dir, template) = (self.dir.clone(), template.clone());
                 async move {
-                    let copied = tokio::task::spawn_blocking(move || fill(&template, &data)).await;
+                    let copied = tokio::task::spawn_blocking(move || fill(&dir, &template, &data)).await;
                     copied.map_err(|e| Error::Option(format!("copying was interrupted: {e}")))?
                 }
             });
@@ -122,10 +124,12 @@ impl Up {
 
     fn write_settings(&self, node: &Node) -> Result<()> {
         let folder = service::server_dir(&self.dir, &node.name);
+        files::make_dir(&folder.join("tmp"))?;
         let settings = Settings {
             server: self.state.server,
             node,
             data: &folder.join("data"),
+            tmp: &folder.join("tmp"),
             tls: &self.dir.join("tls"),
             semi_sync_timeout_ms: self.state.semi_sync_timeout_ms,
             mysql: self.mysql.as_ref(),
@@ -163,19 +167,40 @@ impl Up {
         service::await_ready(&self.dir, name, process, probe).await
     }
 
-    /// Replication of the pairs of which a server was started since the last time that this step ended well.
+    /// Replication of the pairs of which a server was started since the last time that this step ended well;
+    /// the global pair first, since its topology tells the writers of the others.
     async fn connect_pairs(&mut self) -> Result<()> {
         self.step("setting up replication");
+        self.learn_writers().await?;
+        self.connect(true).await?;
+        self.learn_writers().await?;
+        self.connect(false).await
+    }
+
+    async fn learn_writers(&mut self) -> Result<()> {
+        let members: Vec<Node> = self.state.servers.iter().filter(|n| n.pair == GLOBAL).cloned().collect();
+        let rows = topology::newest_rows(&members, &self.state.secrets.admin).await?;
+        for (pair, row) in rows {
+            if let Some(writer) = self.state.writers.get_mut(&pair) {
+                *writer = row.writer;
+            }
+        }
+        self.state.save(&self.dir)
+    }
+
+    async fn connect(&mut self, is_global: bool) -> Result<()> {
         let pairs = self.state.pairs()?;
-        let waiting: Vec<&Pair> =
-            pairs.iter().filter(|p| !self.state.ready_pairs.contains(&p.name)).collect();
-        let work = waiting.iter().map(|pair| pairs::set_up(self.state.server, pair, &self.state.secrets));
+        let global = pairs.iter().find(|p| p.name == GLOBAL).ok_or_else(no_global)?;
+        let is_due = |p: &&Pair| (p.name == GLOBAL) == is_global && !self.state.ready_pairs.contains(&p.name);
+        let due: Vec<&Pair> = pairs.iter().filter(is_due).collect();
+        let work = due
+            .iter()
+            .map(|pair| pairs::set_up(self.state.server, pair, &global.writer, &self.state.secrets));
         let warnings = try_join_all(work).await?;
         for warning in warnings.iter().flatten() {
             report(&self.options, self.done, &warning.to_string(), true);
         }
-        let names = waiting.iter().map(|pair| pair.name.clone());
-        self.state.ready_pairs.extend(names);
+        self.state.ready_pairs.extend(due.iter().map(|pair| pair.name.clone()));
         self.state.save(&self.dir)
     }
 
@@ -212,6 +237,7 @@ impl Up {
     fn finish(&mut self) -> Result<Endpoints> {
         let endpoints = endpoints(&self.state)?;
         endpoints.save(&self.dir)?;
+        template::sweep(&self.dir);
         self.done = STEPS;
         self.say("everything answers");
         Ok(endpoints)
@@ -224,11 +250,15 @@ fn report(options: &Options, done: usize, text: &str, is_warning: bool) {
     }
 }
 
-fn fill(template: &Path, data: &Path) -> Result<()> {
+fn no_global() -> Error {
+    Error::State { path: PathBuf::from("state.json"), detail: "the global pair is missing".to_owned() }
+}
+
+fn fill(dir: &Path, template: &Path, data: &Path) -> Result<()> {
     if let Some(folder) = data.parent() {
         files::make_dir(folder)?;
     }
-    template::copy(template, data)
+    template::copy(dir, template, data)
 }
 
 fn endpoints(state: &State) -> Result<Endpoints> {
@@ -248,10 +278,7 @@ fn endpoints(state: &State) -> Result<Endpoints> {
     };
     let pairs = state.pairs()?;
     let (global, shards): (Vec<&Pair>, Vec<&Pair>) = pairs.iter().partition(|p| p.name == GLOBAL);
-    let global = global.into_iter().map(of_pair).next().ok_or_else(|| Error::State {
-        path: PathBuf::from("state.json"),
-        detail: "the global pair is missing".to_owned(),
-    })?;
+    let global = global.into_iter().map(of_pair).next().ok_or_else(no_global)?;
     Ok(Endpoints {
         proxy: ProxyEndpoint {
             host: LOCALHOST.to_owned(),

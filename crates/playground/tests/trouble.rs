@@ -1,0 +1,91 @@
+//! What may go wrong on the way: an `up` cut short, ports taken, a server that diverged, wrong use.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use support::{Db, Folder};
+use usher_playground::{Options, Playground, Progress, Server};
+
+fn small(folder: &Folder) -> Options {
+    Options { shards: 1, ..Options::new(folder.path()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_up_cut_short_is_taken_up_again() {
+    // The space has to survive every command line and settings file.
+    let folder = Folder::new("cut short");
+    for after_ms in [5, 200, 500, 700, 900, 1100] {
+        let cut = tokio::time::timeout(Duration::from_millis(after_ms), Playground::up(small(&folder))).await;
+        eprintln!("cut after {after_ms} ms: {}", cut.is_err());
+    }
+    let made = Playground::up(small(&folder)).await.unwrap();
+    let status = Playground::status(folder.path()).await.unwrap();
+    assert!(status.all_running(), "{status}");
+    assert_eq!(status.processes.iter().filter(|p| p.role == "writer").count(), 2, "{status}");
+    Playground::down(folder.path()).await.unwrap();
+    for server in made.servers() {
+        assert!(!support::runs(server.pid));
+        std::net::TcpListener::bind(("127.0.0.1", server.port)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_named() {
+    let folder = Folder::new("port-taken");
+    let made = Playground::up(small(&folder)).await.unwrap();
+    Playground::down(folder.path()).await.unwrap();
+    let port = made.shards[0].members[1].port;
+    let taker = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let error = Playground::up(small(&folder)).await.unwrap_err();
+    assert_eq!(error.id(), "playground-port");
+    assert!(error.to_string().contains(&format!("port {port} for s1b")), "{error}");
+    drop(taker);
+    Playground::up(small(&folder)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diverged_replica_is_left_out_with_a_warning() {
+    let folder = Folder::new("diverged");
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let kept = warnings.clone();
+    let mut options = small(&folder);
+    options.on_progress = Some(Arc::new(move |p: Progress| {
+        if p.is_warning {
+            kept.lock().unwrap().push(p.text);
+        }
+    }));
+    let made = Playground::up(options.clone()).await.unwrap();
+    let replica = &made.shards[0].replicas[0];
+    let mut db = Db::open(Server::Mariadb, replica).await;
+    // The account with all privileges may write even here.
+    db.run("CREATE TABLE app.errant (id INT PRIMARY KEY)").await;
+    support::kill_9(replica.pid).await;
+    Playground::up(options).await.unwrap();
+    let warnings = warnings.lock().unwrap().join("\n");
+    assert!(
+        warnings.starts_with("playground-diverged: s1r1 holds transactions that the writer s1a lacks"),
+        "{warnings}"
+    );
+    let status = Playground::status(folder.path()).await.unwrap();
+    let replica = status.processes.iter().find(|p| p.name == "s1r1").unwrap();
+    assert_eq!(replica.detail, "replication stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_use_is_refused() {
+    let nowhere = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-playground-here");
+    assert_eq!(Playground::down(&nowhere).await.unwrap_err().id(), "playground-none");
+    assert_eq!(Playground::status(&nowhere).await.unwrap_err().id(), "playground-none");
+    for options in [
+        Options { shards: 0, ..Options::new(&nowhere) },
+        Options { replicas: 51, ..Options::new(&nowhere) },
+        Options { port_base: Some(80), ..Options::new(&nowhere) },
+    ] {
+        assert_eq!(Playground::up(options).await.unwrap_err().id(), "playground-option");
+    }
+    assert!(!nowhere.exists());
+    assert!("postgres".parse::<Server>().is_err());
+}
