@@ -83,7 +83,7 @@ struct RunArgs {
     /// How long
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Connections in all, at least 2
+    /// Connections in all, 2 to 1000
     #[arg(long, default_value_t = 16)]
     connections: usize,
     /// Decides what people do

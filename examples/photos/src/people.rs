@@ -111,6 +111,8 @@ pub(crate) struct Person {
     pub(crate) own: tokio::sync::Mutex<Own>,
     /// No writes before this time of the run, because the person was being moved.
     pub(crate) locked_until_us: AtomicU64,
+    /// Time of the run of the first lock message since the last acknowledged write; 0 is none.
+    pub(crate) locked_since_us: AtomicU64,
 }
 
 impl Person {
@@ -127,6 +129,7 @@ impl Person {
             gallery: Mutex::default(),
             own: tokio::sync::Mutex::new(Own { visits: Some(visits), ..Own::default() }),
             locked_until_us: AtomicU64::new(0),
+            locked_since_us: AtomicU64::new(0),
         }
     }
 

@@ -71,6 +71,10 @@ pub struct Report {
     pub locked: u64,
     /// Users that met a lock message, with how many (at most 1024 users).
     pub locked_users: Vec<(i64, u64)>,
+    /// Times that a user was written again after lock messages.
+    pub unlocked: u64,
+    /// The longest time from a user's first lock message to the next acknowledged write.
+    pub longest_lock_ms: f64,
     /// Everything else that went wrong, wrong answers included. Zero in a good run.
     pub errors: u64,
     /// Of the errors, the wrong answers.
@@ -114,6 +118,8 @@ impl Report {
             resets: live.resets.load(Relaxed),
             locked: live.locked.load(Relaxed),
             locked_users: kept.locked.iter().map(|(user, count)| (*user, *count)).collect(),
+            unlocked: live.unlocked.load(Relaxed),
+            longest_lock_ms: ms(live.longest_lock()),
             errors: live.errors.load(Relaxed),
             wrong_answers: live.wrong_answers.load(Relaxed),
             error_samples: samples
@@ -144,7 +150,14 @@ impl fmt::Display for Report {
             "write operations  {:>10}   acknowledged; {} rolled back, {} refused, {} unknown",
             self.acknowledged, self.rolled_back, self.refused, self.unknown
         )?;
-        writeln!(f, "lock messages     {:>10}   of {} users", self.locked, self.locked_users.len())?;
+        writeln!(
+            f,
+            "lock messages     {:>10}   of {} users, written again {} times, after {:.0} ms at most",
+            self.locked,
+            self.locked_users.len(),
+            self.unlocked,
+            self.longest_lock_ms
+        )?;
         writeln!(f, "errors            {:>10}", self.errors)?;
         for sample in &self.error_samples {
             writeln!(f, "                  {:>10}   {}", sample.count, sample.message)?;

@@ -39,7 +39,7 @@ pub struct RunOptions {
     pub target: Target,
     /// How long; [`Running::stop`] ends it earlier.
     pub duration: Duration,
-    /// Connections in all, at least 2; a quarter of them only read what the others have just written.
+    /// Connections in all, 2 to 1000; a quarter of them only read what the others have just written.
     pub connections: usize,
     /// Decides what people do; the interleaving is the machine's.
     pub seed: u64,
@@ -106,7 +106,7 @@ pub async fn run(options: RunOptions) -> Result<Report> {
 /// # Errors
 /// The journal exists, nobody is loaded, or a first question was not answered.
 pub async fn start(options: RunOptions) -> Result<Running> {
-    ensure!(options.connections >= 2, "the load needs at least two connections");
+    ensure!((2..=1000).contains(&options.connections), "the load runs over 2 to 1000 connections");
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let prefix = format!("r{:x}-{:x}", options.seed, now.as_micros());
     let journal = Journal::create(&options.journal, &prefix, options.seed)?;
@@ -139,7 +139,8 @@ pub async fn start(options: RunOptions) -> Result<Running> {
     let workers = (0..workers as u64)
         .map(|number| {
             let rng = StdRng::seed_from_u64(options.seed.wrapping_add(number.wrapping_mul(7919)));
-            let worker = Worker { shared: Arc::clone(&shared), session: session(number), rng };
+            let worker =
+                Worker { shared: Arc::clone(&shared), session: session(number), rng, acknowledged: 0 };
             tokio::spawn(worker.work())
         })
         .collect();

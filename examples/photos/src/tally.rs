@@ -50,6 +50,9 @@ pub struct Live {
     pub checks: AtomicU64,
     /// Lock messages for users being moved; not errors.
     pub locked: AtomicU64,
+    /// Times that a user was written again after lock messages.
+    pub unlocked: AtomicU64,
+    longest_lock_us: AtomicU64,
     /// Everything else that went wrong, wrong answers included.
     pub errors: AtomicU64,
     /// Of the errors, the wrong answers.
@@ -105,6 +108,8 @@ impl Live {
             unknown: zero(),
             checks: zero(),
             locked: zero(),
+            unlocked: zero(),
+            longest_lock_us: zero(),
             errors: zero(),
             wrong_answers: zero(),
             signups: zero(),
@@ -202,6 +207,17 @@ impl Live {
         if kept.errors.len() < KEPT_MAX || kept.errors.contains_key(&name) {
             kept.errors.entry(name).or_insert_with(|| (0, failure.text())).0 += 1;
         }
+    }
+
+    /// A user who met a lock message at `since_us` has been written again.
+    pub(crate) fn unlocked(&self, since_us: u64) {
+        self.unlocked.fetch_add(1, Relaxed);
+        self.longest_lock_us.fetch_max(self.at_us().saturating_sub(since_us), Relaxed);
+    }
+
+    /// The longest time from a user's first lock message to the next acknowledged write.
+    pub fn longest_lock(&self) -> Duration {
+        Duration::from_micros(self.longest_lock_us.load(Relaxed))
     }
 
     /// Statements answered in each full second of the run.

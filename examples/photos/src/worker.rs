@@ -59,6 +59,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) session: Session,
     pub(crate) rng: StdRng,
+    /// Write operations of this connection that were acknowledged.
+    pub(crate) acknowledged: u64,
 }
 
 impl Worker {
@@ -90,12 +92,19 @@ impl Worker {
         let Some(person) = self.shared.population.somebody(&mut self.rng) else {
             return Err(Failure::wrong("there is nobody on the site: load people first"));
         };
+        let acknowledged = self.acknowledged;
         let ended = match self.rng.random_range(0..1000) {
             0..5 => self.shake().await,
             5..880 => self.look(&person).await,
             _ if person.locked_until_us.load(Relaxed) > self.shared.live.at_us() => self.look(&person).await,
             _ => self.change(&person).await,
         };
+        if self.acknowledged > acknowledged {
+            let since = person.locked_since_us.swap(0, Relaxed);
+            if since > 0 {
+                self.shared.live.unlocked(since);
+            }
+        }
         let Err(failure) = ended else {
             return Ok(());
         };
@@ -104,8 +113,10 @@ impl Worker {
         match failure.fault {
             Fault::Journal => Err(failure),
             Fault::Locked => {
-                let wait_us = self.rng.random_range(200_000..600_000);
-                person.locked_until_us.store(self.shared.live.at_us() + wait_us, Relaxed);
+                let (now, wait_us) = (self.shared.live.at_us(), self.rng.random_range(200_000..600_000));
+                person.locked_until_us.store(now + wait_us, Relaxed);
+                // An older first message stays.
+                let _ = person.locked_since_us.compare_exchange(0, now.max(1), Relaxed, Relaxed);
                 Ok(())
             }
             _ => Ok(()),
@@ -200,6 +211,7 @@ impl Worker {
         }
         self.note(&Note::Outcome { op: op.number, at_us: live.at_us(), outcome, ids }).await?;
         counter.fetch_add(1, Relaxed);
+        self.acknowledged += u64::from(outcome == Outcome::Ok);
         Ok(outcome)
     }
 
