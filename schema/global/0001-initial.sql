@@ -93,9 +93,11 @@ CREATE TABLE IF NOT EXISTS moves (
   reason VARCHAR(255) NOT NULL DEFAULT '',
   created_at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
   updated_at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3) ON UPDATE CURRENT_TIMESTAMP(3),
-  finished_at TIMESTAMP(3) NULL,
+  finished_at TIMESTAMP(3) NULL COMMENT 'nothing is left to do, the purge included',
   UNIQUE KEY (active_key),
-  KEY (phase)
+  KEY (phase),
+  KEY (finished_at),
+  KEY (updated_at)
 ) ENGINE=InnoDB;
 
 CREATE TABLE IF NOT EXISTS proxies (

@@ -7,7 +7,7 @@ CREATE TABLE IF NOT EXISTS ownership (
   state ENUM('owned','locked','incoming','ready','gone') NOT NULL,
   move_id BIGINT UNSIGNED NULL,
   PRIMARY KEY (entity, entity_key)
-) ENGINE=InnoDB COMMENT 'THE ownership record: the directory is its index';
+) ENGINE=InnoDB COMMENT 'THE ownership record, the directory is its index; rows are never deleted';
 
 CREATE TABLE IF NOT EXISTS move_progress (
   move_id BIGINT UNSIGNED NOT NULL PRIMARY KEY,

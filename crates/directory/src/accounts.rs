@@ -1,0 +1,114 @@
+//! A proxy's own account on one server: shut out, let in again, its connections ended.
+//!
+//! Accounts are locked on each server by itself, with `sql_log_bin=0`, and not through replication: a lock then needs
+//! no working replication to take effect on the standby, can't overtake or be overtaken by an unlock, and leaves no
+//! transaction in a history that a flip or a move watches. A server that was away meanwhile is dealt with when a
+//! barrier next concerns it, which every flip to it begins with.
+
+use std::time::{Duration, Instant};
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use crate::{Error, Result};
+
+/// A killed connection may first have to roll back.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+const GONE_POLL: Duration = Duration::from_millis(10);
+
+/// One account on one server.
+struct Account {
+    /// As ALTER USER wants it, quoted.
+    full_name: String,
+    locked: bool,
+}
+
+async fn accounts(conn: &mut Conn, user: &str) -> mysql_async::Result<(bool, Vec<Account>)> {
+    let version: Option<String> = conn.query_first("SELECT VERSION()").await?;
+    let mariadb = version.is_some_and(|text| text.contains("MariaDB"));
+    let query = if mariadb {
+        "SELECT CONVERT(Host USING utf8mb4), COALESCE(JSON_VALUE(Priv, '$.account_locked') IN ('1', 'true'), 0) \
+         FROM mysql.global_priv WHERE User = ?"
+    } else {
+        "SELECT CONVERT(Host USING utf8mb4), account_locked = 'Y' FROM mysql.user WHERE User = ?"
+    };
+    let rows: Vec<(String, bool)> = conn.exec(query, (user,)).await?;
+    let account = |(host, locked): (String, bool)| Account {
+        full_name: format!("{}@{}", quoted(user), quoted(&host)),
+        locked,
+    };
+    Ok((mariadb, rows.into_iter().map(account).collect()))
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// Locks the account and ends its connections. True if anything had to be done; returns only once none is left.
+pub(crate) async fn shut_out(conn: &mut Conn, user: &str) -> mysql_async::Result<Result<bool>> {
+    let (mariadb, accounts) = accounts(conn, user).await?;
+    let mut changed = false;
+    if accounts.iter().any(|account| !account.locked) {
+        conn.query_drop("SET SESSION sql_log_bin = 0").await?;
+        for account in accounts.iter().filter(|account| !account.locked) {
+            conn.query_drop(format!("ALTER USER {} ACCOUNT LOCK", account.full_name)).await?;
+            changed = true;
+        }
+    }
+    end_connections(conn, user, mariadb).await.map(|ended| ended.map(|killed| changed || killed))
+}
+
+/// Unlocks the account; true if it was locked.
+pub(crate) async fn let_in(conn: &mut Conn, user: &str) -> mysql_async::Result<bool> {
+    let (_, accounts) = accounts(conn, user).await?;
+    let locked: Vec<_> = accounts.iter().filter(|account| account.locked).collect();
+    if locked.is_empty() {
+        return Ok(false);
+    }
+    conn.query_drop("SET SESSION sql_log_bin = 0").await?;
+    for account in &locked {
+        conn.query_drop(format!("ALTER USER {} ACCOUNT UNLOCK", account.full_name)).await?;
+    }
+    Ok(true)
+}
+
+/// Ends all of the user's connections and waits until they are gone; true if there were any.
+pub(crate) async fn end_all(conn: &mut Conn, user: &str) -> mysql_async::Result<Result<bool>> {
+    let (mariadb, _) = accounts(conn, user).await?;
+    end_connections(conn, user, mariadb).await
+}
+
+async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_async::Result<Result<bool>> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    let mut any = false;
+    // A login under way has no name yet; it may have passed the check of the lock just before the lock came.
+    let query = "SELECT ID, USER = ? FROM information_schema.processlist \
+                 WHERE USER = ? OR (USER = 'unauthenticated user' AND TIME < 10)";
+    let mut empty_twice = false;
+    loop {
+        let threads: Vec<(u64, bool)> = conn.exec(query, (user, user)).await?;
+        if threads.is_empty() {
+            if empty_twice {
+                return Ok(Ok(any));
+            }
+            empty_twice = true;
+            continue;
+        }
+        empty_twice = false;
+        for (id, _) in threads.iter().filter(|(_, own)| *own) {
+            any = true;
+            let kill =
+                if mariadb { format!("KILL HARD CONNECTION {id}") } else { format!("KILL CONNECTION {id}") };
+            match conn.query_drop(kill).await {
+                // Gone already.
+                Err(mysql_async::Error::Server(error)) if error.code == 1094 => {}
+                other => other?,
+            }
+        }
+        if Instant::now() >= deadline {
+            let left = threads.len();
+            return Ok(Err(Error::data(format!("{left} of its connections would not end"))));
+        }
+        tokio::time::sleep(GONE_POLL).await;
+    }
+}

@@ -1,0 +1,405 @@
+//! A proxy's part in barriers: it registers, learns of versions, acknowledges them, and starts anew when revoked.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Value, params};
+use tokio::task::JoinHandle;
+use usher_topology::{Generation, Key, Server, ServerId};
+
+use crate::columns::key_text;
+use crate::global::is_on;
+use crate::{Directory, Error, Result, State, accounts};
+
+/// A boxed future, for traits that are used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Drains under way at once; further versions are drained together.
+const DRAINS_MAX: usize = 32;
+const DRAIN_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How often a proxy says that it lives, at most; also how often it retries what a server was away for.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// Registrations that may be overtaken by a revocation before it is an error.
+const ENROL_ATTEMPTS: usize = 5;
+/// Users whose moves ended lately, as loaded at registration.
+const RECENT_MAX: u32 = 100_000;
+
+/// What the data path does as versions come. A proxy's statements run all the while.
+pub trait Hooks: Send + Sync + 'static {
+    /// `new` is the state from now on: [`Directory::state`] shows it already. Must not wait.
+    fn installed(&self, old: &Arc<State>, new: &Arc<State>);
+
+    /// Ends once everything has ended that was begun by a state older than `new` and that the difference concerns:
+    /// transactions of users who entered the moving set or changed their state in it, and what goes to a shard whose
+    /// writer, epoch or state changed. It may also end early when a later state has made the wait pointless. It runs
+    /// in the background; later versions are seen meanwhile.
+    fn drain(&self, old: Arc<State>, new: Arc<State>) -> BoxFuture<'static, ()>;
+
+    /// This proxy has been shut out: its account is locked and its connections are killed. Drop every pooled
+    /// connection and open none until [`Hooks::registered`]; statements wait or fail. A statement routed before must be
+    /// routed anew ([`Directory::era`]).
+    fn revoked(&self);
+
+    /// The proxy is registered, at first or again, and may open connections.
+    fn registered(&self, state: &Arc<State>);
+}
+
+/// Who this proxy is.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// `proxy.id`, unique in the deployment.
+    pub proxy_id: String,
+    /// Random at each start.
+    pub boot_id: u64,
+    /// This proxy's own account on every server.
+    pub account: String,
+    /// Where its HTTP API is.
+    pub http_address: Option<String>,
+}
+
+/// The registered proxy.
+pub struct Participant {
+    directory: Arc<Directory>,
+    who: Registration,
+    hooks: Arc<dyn Hooks>,
+}
+
+impl std::fmt::Debug for Participant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Participant").field("who", &self.who).finish_non_exhaustive()
+    }
+}
+
+/// What one poll shows.
+struct Seen {
+    version: u64,
+    read_only: bool,
+    /// Boot id and whether revoked; none if the row is gone.
+    row: Option<(u64, bool)>,
+}
+
+/// What a running participant remembers between polls.
+struct Running {
+    conn: Option<Conn>,
+    drains: VecDeque<Drain>,
+    /// The newest state whose drain has begun.
+    draining: Arc<State>,
+    drained: u64,
+    /// What the row shows.
+    told: (u64, u64),
+    told_at: Instant,
+    /// Servers on which the account could not be looked at.
+    unreached: Vec<ServerId>,
+}
+
+struct Drain {
+    version: u64,
+    task: JoinHandle<()>,
+}
+
+impl Participant {
+    /// Loads the state, writes the proxy's row as having acknowledged it, ends what an earlier process of the same
+    /// account may have left running, and unlocks the account where it was revoked. Only then may clients be served.
+    ///
+    /// # Errors
+    /// [`Error::GlobalUnavailable`]: a proxy can't begin without the global master; call again.
+    pub async fn register(
+        directory: Arc<Directory>,
+        who: Registration,
+        hooks: Arc<dyn Hooks>,
+    ) -> Result<Self> {
+        let this = Self { directory, who, hooks };
+        this.enrol().await?;
+        Ok(this)
+    }
+
+    /// Polls, installs, drains and acknowledges until `stop` ends. While the global master is away the proxy works on
+    /// by what it knows.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] when another process has registered as the same proxy: stop serving.
+    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<()> {
+        let state = self.directory.state();
+        let mut running = Running {
+            conn: None,
+            drains: VecDeque::new(),
+            drained: state.version,
+            draining: state,
+            told: (0, 0),
+            told_at: Instant::now(),
+            unreached: Vec::new(),
+        };
+        let mut ticks = tokio::time::interval(Duration::from_millis(self.directory.limits.poll_ms));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                _ = ticks.tick() => {}
+                () = first_drain(&mut running.drains) => {}
+            }
+            match self.step(&mut running).await {
+                Ok(()) => {
+                    self.directory.metrics.global_up.set(1);
+                }
+                Err(error @ Error::Replaced { .. }) => return Err(error),
+                Err(error) => {
+                    running.conn = None;
+                    if self.directory.metrics.global_up.set(0) == 1 {
+                        tracing::warn!(%error, "the global master can't be polled; serving on by what is known");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the proxy's row away, so that no barrier waits for it: after the last client has gone.
+    ///
+    /// # Errors
+    /// As [`crate::Global::bounded`]; barriers then revoke this proxy once it is silent.
+    pub async fn leave(&self) -> Result<()> {
+        let global = &self.directory.global;
+        let mut conn = global.conn().await?;
+        let statement = "DELETE FROM usher.proxies WHERE proxy_id = ? AND boot_id = ?";
+        global.bounded("leaving", conn.exec_drop(statement, (&self.who.proxy_id, self.who.boot_id))).await
+    }
+
+    async fn step(&self, running: &mut Running) -> Result<()> {
+        self.reap(running);
+        let seen = self.poll(running).await?;
+        if seen.read_only {
+            self.directory.global.suspect(&Error::data("the member polled has become read-only"));
+            running.conn = None;
+            return Ok(());
+        }
+        match seen.row {
+            Some((boot_id, _)) if boot_id != self.who.boot_id => {
+                return Err(Error::Replaced { proxy: self.who.proxy_id.clone() });
+            }
+            Some((_, false)) => {}
+            // Revoked, or the row was deleted by hand: nothing was acknowledged under it.
+            Some((_, true)) | None => return self.start_anew(running).await,
+        }
+        if seen.version > self.directory.state().version {
+            let new = Arc::new(State::load(&self.directory.global).await?);
+            let old = self.directory.install(Arc::clone(&new));
+            self.hooks.installed(&old, &new);
+        }
+        self.begin_drains(running);
+        self.tell(running).await?;
+        Ok(())
+    }
+
+    async fn poll(&self, running: &mut Running) -> Result<Seen> {
+        let global = &self.directory.global;
+        let mut conn = match running.conn.take() {
+            Some(conn) => conn,
+            None => global.conn().await?,
+        };
+        let query = "SELECT @@global.read_only, c.version, p.boot_id, p.revoked FROM usher.control c \
+                     LEFT JOIN usher.proxies p ON p.proxy_id = ? WHERE c.id = 1";
+        type Row = (Value, u64, Option<u64>, Option<bool>);
+        let row: Option<Row> =
+            global.bounded("polling the version", conn.exec_first(query, (&self.who.proxy_id,))).await?;
+        running.conn = Some(conn);
+        let (read_only, version, boot_id, revoked) =
+            row.ok_or_else(|| Error::data("usher.control has no row"))?;
+        Ok(Seen { version, read_only: is_on(&read_only), row: boot_id.zip(revoked) })
+    }
+
+    /// Takes finished drains off in order: a version counts as drained only when all before it do.
+    fn reap(&self, running: &mut Running) {
+        while let Some(drain) = running.drains.front_mut() {
+            if !drain.task.is_finished() {
+                return;
+            }
+            let Some(drain) = running.drains.pop_front() else { return };
+            running.drained = drain.version;
+            self.directory.metrics.drained_version.set(i64::try_from(running.drained).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn begin_drains(&self, running: &mut Running) {
+        let new = self.directory.state();
+        if new.version <= running.draining.version || running.drains.len() >= DRAINS_MAX {
+            return;
+        }
+        let old = std::mem::replace(&mut running.draining, Arc::clone(&new));
+        let (hooks, version) = (Arc::clone(&self.hooks), new.version);
+        let task = tokio::spawn(async move {
+            // A drain that panicked has proven nothing: the version is never acknowledged on its word.
+            let drain = || AssertUnwindSafe(hooks.drain(Arc::clone(&old), Arc::clone(&new))).catch_unwind();
+            while drain().await.is_err() {
+                tracing::error!(version, "a drain panicked; it is begun again");
+                tokio::time::sleep(DRAIN_AGAIN_AFTER).await;
+            }
+        });
+        running.drains.push_back(Drain { version, task });
+        self.reap(running);
+    }
+
+    /// Writes what has changed, or once in a while that this proxy lives.
+    async fn tell(&self, running: &mut Running) -> Result<()> {
+        let now = (self.directory.state().version, running.drained);
+        if now == running.told && running.told_at.elapsed() < self.alive_every() {
+            return Ok(());
+        }
+        let Some(conn) = running.conn.as_mut() else { return Ok(()) };
+        let statement = "UPDATE usher.proxies SET seen_version = :seen, drained_version = :drained, \
+                         alive_at = NOW(3) WHERE proxy_id = :id AND boot_id = :boot AND revoked = 0";
+        let values = params! {
+            "seen" => now.0, "drained" => now.1, "id" => &self.who.proxy_id, "boot" => self.who.boot_id,
+        };
+        self.directory.global.bounded("acknowledging", conn.exec_drop(statement, values)).await?;
+        running.told = now;
+        running.told_at = Instant::now();
+        self.directory.pins.expire();
+        self.reach(running).await;
+        Ok(())
+    }
+
+    fn alive_every(&self) -> Duration {
+        ALIVE_EVERY.min(Duration::from_millis(self.directory.limits.patience_ms / 3))
+    }
+
+    /// Looks after the account on servers that did not answer when this proxy registered.
+    async fn reach(&self, running: &mut Running) {
+        let state = self.directory.state();
+        let waiting = std::mem::take(&mut running.unreached);
+        let known: Vec<&Server> =
+            waiting.iter().filter_map(|id| state.topology.server(*id).map(|(_, server)| server)).collect();
+        running.unreached = self.on_servers(&known, false).await;
+    }
+
+    async fn start_anew(&self, running: &mut Running) -> Result<()> {
+        tracing::warn!(proxy = %self.who.proxy_id, "this proxy was revoked; registering again");
+        self.directory.metrics.revoked.inc();
+        running.drains.drain(..).for_each(|drain| drain.task.abort());
+        self.directory.begin_era();
+        self.hooks.revoked();
+        running.unreached = self.enrol().await?;
+        running.draining = self.directory.state();
+        running.drained = running.draining.version;
+        running.told = (running.drained, running.drained);
+        running.told_at = Instant::now();
+        Ok(())
+    }
+
+    /// Registers and returns the servers that did not answer.
+    async fn enrol(&self) -> Result<Vec<ServerId>> {
+        let before = State::load(&self.directory.global).await?;
+        let servers: Vec<&Server> = before.topology.shards.iter().flat_map(|shard| &shard.servers).collect();
+        // A statement that an earlier process had sent may still be running: the row below says that none is.
+        self.on_servers(&servers, true).await;
+        for _ in 0..ENROL_ATTEMPTS {
+            let state = Arc::new(self.write_row().await?);
+            let old = self.directory.install(Arc::clone(&state));
+            self.hooks.installed(&old, &state);
+            let servers: Vec<&Server> =
+                state.topology.shards.iter().flat_map(|shard| &shard.servers).collect();
+            let unreached = self.on_servers(&servers, false).await;
+            // Revoked again while unlocking, perhaps before the unlocking: then the lock may be lost, so once more.
+            if self.still_registered().await? {
+                self.hooks.registered(&state);
+                return Ok(unreached);
+            }
+        }
+        Err(Error::Conflict(format!("proxy {} is revoked as often as it registers", self.who.proxy_id)))
+    }
+
+    /// State and row in one transaction. The version is locked meanwhile: a barrier for a later version is sure to see
+    /// this row, and one for an earlier version is sure to be satisfied by it.
+    async fn write_row(&self) -> Result<State> {
+        let global = &self.directory.global;
+        let mut conn = global.conn().await?;
+        let begin = async {
+            conn.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+            conn.query_drop("START TRANSACTION").await?;
+            conn.query_drop("SELECT version FROM usher.control WHERE id = 1 LOCK IN SHARE MODE").await
+        };
+        global.bounded("registering", begin).await?;
+        let state = State::read(global, &mut conn).await?;
+        let pins_s = 2 * u64::from(self.directory.limits.memcached_ttl_s);
+        let finish = async {
+            let recent: Vec<(Vec<u8>, u64)> = conn
+                .exec(
+                    format!(
+                        "SELECT entity_key, gen FROM usher.moves WHERE updated_at > NOW(3) - INTERVAL ? SECOND \
+                         ORDER BY move_id DESC LIMIT {RECENT_MAX}"
+                    ),
+                    (pins_s,),
+                )
+                .await?;
+            conn.exec_drop(
+                "REPLACE INTO usher.proxies (proxy_id, boot_id, account, http_address, revoked, seen_version, \
+                 drained_version, alive_at) VALUES (:id, :boot, :account, :http, 0, :version, :version, NOW(3))",
+                params! {
+                    "id" => &self.who.proxy_id, "boot" => self.who.boot_id, "account" => &self.who.account,
+                    "http" => &self.who.http_address, "version" => state.version,
+                },
+            )
+            .await?;
+            conn.query_drop("COMMIT").await?;
+            Ok(recent)
+        };
+        let recent = global.bounded("registering", finish).await?;
+        global.learn(&state.topology);
+        let recent: Result<Vec<_>> = recent
+            .into_iter()
+            .map(|(key, generation)| Ok((Key::from_stored(&key_text(key)?), Generation(generation))))
+            .collect();
+        self.directory.pin_recent(recent?);
+        Ok(state)
+    }
+
+    async fn still_registered(&self) -> Result<bool> {
+        let global = &self.directory.global;
+        let mut conn = global.conn().await?;
+        let query = "SELECT 1 FROM usher.proxies WHERE proxy_id = ? AND boot_id = ? AND revoked = 0";
+        let values = (&self.who.proxy_id, self.who.boot_id);
+        let row: Option<u8> = global.bounded("registering", conn.exec_first(query, values)).await?;
+        Ok(row.is_some())
+    }
+
+    /// Ends the account's connections on each server, or unlocks it there; returns those that did not answer.
+    async fn on_servers(&self, servers: &[&Server], end: bool) -> Vec<ServerId> {
+        let work = servers.iter().map(|server| async move {
+            let mut conn = self.directory.global.server_conn(server).await?;
+            let account = &self.who.account;
+            if end {
+                let ask = accounts::end_all(&mut conn, account);
+                self.directory.global.server_bounded(&server.name, ask).await??;
+            } else {
+                let ask = accounts::let_in(&mut conn, account);
+                self.directory.global.server_bounded(&server.name, ask).await?;
+            }
+            Ok::<_, Error>(())
+        });
+        let done = join_all(work).await;
+        let mut unreached = Vec::new();
+        for (server, result) in servers.iter().zip(done) {
+            if let Err(error) = result {
+                tracing::warn!(server = %server.name, %error, "the proxy's account could not be looked after");
+                unreached.push(server.id);
+            }
+        }
+        unreached
+    }
+}
+
+/// Ends when the oldest drain does, so that it is acknowledged at once.
+async fn first_drain(drains: &mut VecDeque<Drain>) {
+    match drains.front_mut() {
+        Some(drain) if !drain.task.is_finished() => {
+            let _ = (&mut drain.task).await;
+        }
+        _ => std::future::pending().await,
+    }
+}

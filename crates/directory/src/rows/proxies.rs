@@ -1,0 +1,56 @@
+//! Rows of `proxies`: what each has acknowledged.
+
+use mysql_async::prelude::Queryable;
+
+use crate::columns::Columns;
+use crate::{Global, Result};
+
+/// One row of `proxies`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyRow {
+    /// Its id.
+    pub proxy_id: String,
+    /// Random at each start.
+    pub boot_id: u64,
+    /// Its own account on every server.
+    pub account: String,
+    /// Where its HTTP API is.
+    pub http_address: Option<String>,
+    /// Shut out until it registers anew.
+    pub revoked: bool,
+    /// The version it works by.
+    pub seen_version: u64,
+    /// All that it began under an older version has ended.
+    pub drained_version: u64,
+    /// Time since it last said that it lives.
+    pub silent_ms: i64,
+}
+
+pub(crate) const SELECT: &str = "SELECT proxy_id, boot_id, account, http_address, revoked, seen_version, \
+    drained_version, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(3)) DIV 1000 FROM usher.proxies ORDER BY proxy_id";
+
+impl ProxyRow {
+    pub(crate) fn read(row: mysql_async::Row) -> Result<Self> {
+        let mut columns = Columns::of(row);
+        Ok(Self {
+            proxy_id: columns.take()?,
+            boot_id: columns.take()?,
+            account: columns.take()?,
+            http_address: columns.take()?,
+            revoked: columns.take()?,
+            seen_version: columns.take()?,
+            drained_version: columns.take()?,
+            silent_ms: columns.take()?,
+        })
+    }
+}
+
+/// All proxies that ever registered, by id.
+///
+/// # Errors
+/// As [`Global::bounded`].
+pub async fn proxies(global: &Global) -> Result<Vec<ProxyRow>> {
+    let mut conn = global.conn().await?;
+    let rows: Vec<mysql_async::Row> = global.bounded("listing proxies", conn.query(SELECT)).await?;
+    rows.into_iter().map(ProxyRow::read).collect()
+}
