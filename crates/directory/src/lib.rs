@@ -12,6 +12,7 @@ mod metrics;
 mod participant;
 pub mod rows;
 pub mod schema;
+pub mod server;
 mod state;
 mod text_enum;
 
