@@ -14,7 +14,7 @@ pub(crate) async fn down(dir: &Path) -> Result<()> {
     let dir = dir_of(dir)?;
     // Before the lock, which would leave its file in a folder that is none of ours.
     State::load(&dir)?.ok_or_else(|| Error::None { dir: dir.clone() })?;
-    let _lock = lock(&dir)?;
+    let _lock = lock(&dir).await?;
     let mut state = State::load(&dir)?.ok_or_else(|| Error::None { dir: dir.clone() })?;
     let is_front = |name: &str| ["proxy", "controller"].contains(&name);
     for front in [true, false] {

@@ -45,6 +45,7 @@ mod up;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -206,13 +207,24 @@ fn dir_of(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Held while a command changes the folder; the system drops it with the process.
-fn lock(dir: &Path) -> Result<std::fs::File> {
+/// How long the folder's lock is tried for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Held while a command changes the folder; the system drops it with the process. Tried for a moment: a program
+/// that the last holder was just starting shares the lock until it is loaded.
+async fn lock(dir: &Path) -> Result<std::fs::File> {
     let path = dir.join("lock");
     let file = std::fs::File::create(&path).map_err(|source| Error::File { path: path.clone(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { dir: dir.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(Error::File { path, source }),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::Error(source)) => return Err(Error::File { path, source }),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(Error::Busy { dir: dir.to_owned() });
+            }
+            Err(std::fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_POLL).await,
+        }
     }
 }

@@ -39,6 +39,20 @@ impl Process {
         std::fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|raw| is_argv(&raw, &self.argv))
     }
 
+    /// Whether it runs or is still ending: its memory goes first, its ports are closed a moment later.
+    fn lingers(&self) -> bool {
+        match std::fs::read(format!("/proc/{}/cmdline", self.pid)) {
+            Ok(raw) if raw.is_empty() => has_live_thread(self.pid),
+            Ok(raw) => is_argv(&raw, &self.argv),
+            Err(_) => false,
+        }
+    }
+
+    /// Waits until nothing is left of a process that has ended.
+    pub(crate) async fn ended(&self) {
+        self.gone_within(KILL_PATIENCE).await;
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid.filter(|_| self.runs()) {
@@ -66,7 +80,7 @@ impl Process {
 
     async fn gone_within(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        while self.runs() {
+        while self.lingers() {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -74,6 +88,17 @@ impl Process {
         }
         true
     }
+}
+
+/// Whether any thread of a process is not a zombie.
+fn has_live_thread(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses and may hold some itself.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    })
 }
 
 fn is_argv(raw: &[u8], argv: &[String]) -> bool {

@@ -19,19 +19,22 @@ pub(crate) struct Row {
     pub(crate) state: String,
 }
 
+/// Shard id, shard, writer, epoch, state.
+type Columns = (u16, String, String, u64, String);
+
 const ROWS: &str = "SELECT s.shard_id, s.name, w.name, s.epoch, s.state FROM usher.shards s \
      JOIN usher.servers w ON w.server_id = s.writer_id";
 
 /// The rows by the pairs' names, as one global member has them; none before the schema exists.
 pub(crate) async fn rows(on: &mut Connection) -> Result<BTreeMap<String, Row>> {
-    let found: Result<Vec<(u16, String, String, u64, String)>> = on.rows(ROWS).await;
+    let found: Result<Vec<Columns>> = on.rows(ROWS).await;
     let found = match found {
         Err(Error::Sql { source: mysql_async::Error::Server(e), .. }) if NO_SCHEMA.contains(&e.code) => {
             Vec::new()
         }
         other => other?,
     };
-    let row = |(id, name, writer, epoch, state): (u16, String, String, u64, String)| {
+    let row = |(id, name, writer, epoch, state): Columns| {
         let name = if id == 0 { GLOBAL.to_owned() } else { name };
         (name, Row { writer, epoch, state })
     };
@@ -68,7 +71,7 @@ impl Hold {
         }
         conn.run("START TRANSACTION").await?;
         let locking = format!("{ROWS} WHERE {} FOR UPDATE", selector(&pair.name));
-        let row: Option<(u16, String, String, u64, String)> = conn.row(&locking).await?;
+        let row: Option<Columns> = conn.row(&locking).await?;
         let may_open =
             row.is_some_and(|(_, _, writer, _, state)| writer == pair.writer.name && state == READ_WRITE);
         Ok(may_open.then_some(Self { global: conn }))

@@ -36,7 +36,7 @@ pub(crate) async fn up(options: Options) -> Result<Endpoints> {
     options.check()?;
     files::make_dir(&options.dir)?;
     let dir = dir_of(&options.dir)?;
-    let _lock = lock(&dir)?;
+    let _lock = lock(&dir).await?;
     let state = State::plan(State::load(&dir)?, &options)?;
     let mut up = Up { dir, options, state, mysql: None, done: 0 };
     up.lay_out().await?;
@@ -140,9 +140,13 @@ impl Up {
     /// Starts a process unless it runs; says whether it had to. The command line is recorded before the start
     /// and the pid after it, so that no moment of death leaves a process that `down` would not find.
     async fn start(&mut self, name: &str, argv: Vec<String>, port: u16) -> Result<bool> {
-        let recorded = self.state.processes.get(name);
-        if recorded.is_some_and(|p| p.argv == argv && p.runs()) {
-            return Ok(false);
+        if let Some(recorded) = self.state.processes.get(name) {
+            match recorded.runs() {
+                true if recorded.argv == argv => return Ok(false),
+                // By another program, such as an `usher` built elsewhere: this one takes over.
+                true => recorded.stop().await?,
+                false => recorded.ended().await,
+            }
         }
         if let Some(found) = process::find(&argv) {
             self.record(name, found)?;

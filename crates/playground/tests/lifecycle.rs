@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use mysql_async::prelude::Queryable;
 use support::{Db, Folder};
 use usher_playground::{Endpoints, Options, Playground, ProcessState, Server, ServerEndpoint};
@@ -35,9 +37,11 @@ async fn live(kind: Server) {
         check_roles(kind, &pair).await;
         check_flow(kind, &pair, 1).await;
     }
+    tls_is_offered(&folder, &made).await;
     stale_proxy_is_stopped(kind, &made).await;
     flip_and_back(kind, &support::pairs(&made)[1]).await;
     crash_and_repair(kind, &folder, &options, &made).await;
+    no_acknowledgement_no_commit(kind, &folder, &options).await;
     stop_and_continue(kind, &folder, &options, &made).await;
 }
 
@@ -128,6 +132,28 @@ async fn crash_and_repair(kind: Server, folder: &Folder, options: &Options, made
             check_flow(kind, &pair, id).await;
             check_roles(kind, &pair).await;
         }
+    }
+}
+
+/// While the only follower is dead, a commit waits; it ends when `up` has brought the follower back.
+async fn no_acknowledgement_no_commit(kind: Server, folder: &Folder, options: &Options) {
+    let running = Endpoints::load(folder.path()).unwrap();
+    let [writer, standby] = &running.global.members;
+    support::kill_9(standby.pid).await;
+    let mut db = Db::open(kind, writer).await;
+    let mut commit = tokio::spawn(async move { db.run("INSERT INTO app.flow VALUES (15, 'waited')").await });
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut commit).await.is_err(), "it did not wait");
+    Playground::up(options.clone()).await.unwrap();
+    commit.await.unwrap();
+    check_flow(kind, &vec![writer.clone(), standby.clone()], 16).await;
+}
+
+async fn tls_is_offered(folder: &Folder, made: &Endpoints) {
+    for server in [&made.global.members[0], &made.shards[1].replicas[0]] {
+        let ca = folder.path().join("tls/ca.pem");
+        let mut db = Db::open_tls(server, &ca).await;
+        let (_, cipher): (String, String) = db.one("SHOW STATUS LIKE 'Ssl_cipher'").await;
+        assert!(!cipher.is_empty());
     }
 }
 

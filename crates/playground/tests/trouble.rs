@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use support::{Db, Folder};
-use usher_playground::{Options, Playground, Progress, Server};
+use usher_playground::{Options, Playground, ProcessState, Progress, Server};
 
 fn small(folder: &Folder) -> Options {
     Options { shards: 1, ..Options::new(folder.path()) }
@@ -29,6 +29,16 @@ async fn an_up_cut_short_is_taken_up_again() {
     for server in made.servers() {
         assert!(!support::runs(server.pid));
         std::net::TcpListener::bind(("127.0.0.1", server.port)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_at_a_time() {
+    let folder = Folder::new("one-at-a-time");
+    let (one, other) = tokio::join!(Playground::up(small(&folder)), Playground::up(small(&folder)));
+    assert!(one.is_ok() || other.is_ok());
+    for error in [one, other].into_iter().filter_map(Result::err) {
+        assert_eq!(error.id(), "playground-busy");
     }
 }
 
@@ -72,6 +82,18 @@ async fn a_diverged_replica_is_left_out_with_a_warning() {
     let status = Playground::status(folder.path()).await.unwrap();
     let replica = status.processes.iter().find(|p| p.name == "s1r1").unwrap();
     assert_eq!(replica.detail, "replication stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_does_not_start_is_named_with_its_last_words() {
+    let folder = Folder::new("no-proxy");
+    let mut options = small(&folder);
+    options.usher_binary = Some("/bin/ls".into());
+    let error = Playground::up(options).await.unwrap_err().to_string();
+    assert!(error.starts_with("playground-start: ") && error.contains("'--config'"), "{error}");
+    let status = Playground::status(folder.path()).await.unwrap();
+    let crashed: Vec<_> = status.processes.iter().filter(|p| p.state == ProcessState::Crashed).collect();
+    assert_eq!(crashed.len(), 2, "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,6 +118,21 @@ impl Db {
         Self { kind, conn: Conn::new(options).await.unwrap() }
     }
 
+    /// As [`Db::open`], but over TLS, with the server's certificate checked.
+    pub(crate) async fn open_tls(server: &ServerEndpoint, ca: &Path) -> Self {
+        let ssl = mysql_async::SslOpts::default()
+            .with_root_certs(vec![ca.to_owned().into()])
+            .with_disable_built_in_roots(true);
+        let options = OptsBuilder::default()
+            .ip_or_hostname(server.host.clone())
+            .tcp_port(server.port)
+            .user(Some(server.user.clone()))
+            .pass(Some(server.password.clone()))
+            .prefer_socket(Some(false))
+            .ssl_opts(ssl);
+        Self { kind: Server::Mariadb, conn: Conn::new(options).await.unwrap() }
+    }
+
     pub(crate) async fn run(&mut self, sql: &str) {
         let done = tokio::time::timeout(Duration::from_secs(20), self.conn.query_drop(sql)).await;
         done.unwrap_or_else(|_| panic!("{sql}: no answer within 20 s"))
