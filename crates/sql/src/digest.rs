@@ -43,7 +43,7 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
                 if let LiteralKind::Param(index) = kind {
                     found.params = index.saturating_add(1);
                 }
-                hash.word(literal_tag(kind));
+                hash.push(literal_tag(kind), 1);
                 literals.push(Literal { start: token.start, end: token.end, kind });
             }
             TokenKind::Op if text.get(token.start as usize) == Some(&b';') => {
@@ -51,16 +51,16 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
                     found.second_statement = next;
                     break;
                 }
-                hash.token(token.kind, b";");
+                hash.token(text, token);
             }
-            kind => hash.token(kind, token.bytes(text)),
+            _ => hash.token(text, token),
         }
         found.end = token.end as usize;
     }
     if let Some(comment) = lexer.leading_comment() {
         found.hints = hint::parse(text, comment);
         if !found.hints.is_empty() {
-            hash.word(found.hints.tag());
+            hash.push(found.hints.tag(), 2);
         }
     }
     found.hash = hash.finish();
@@ -105,117 +105,140 @@ pub(crate) fn is_stored_program(text: &[u8], mode: Mode) -> bool {
     }
 }
 
+/// One byte that stands for a literal of this kind: 0x80 and up.
 fn literal_tag(kind: LiteralKind) -> u64 {
-    let kind = match kind {
-        LiteralKind::Int => 1,
-        LiteralKind::Real => 2,
-        LiteralKind::Text => 3,
-        LiteralKind::National => 4,
-        LiteralKind::Introduced => 5,
-        LiteralKind::HexNumber => 6,
-        LiteralKind::HexText => 7,
-        LiteralKind::Bits => 8,
-        LiteralKind::Param(_) => 9,
-    };
-    (0x80 + kind) << 56
-}
-
-fn token_tag(kind: TokenKind) -> u64 {
     match kind {
-        TokenKind::Word => 0x08,
-        TokenKind::Dotted => 0x10,
-        TokenKind::Quoted => 0x18,
-        TokenKind::UserVar => 0x20,
-        TokenKind::SysVar => 0x28,
-        TokenKind::Op => 0x30,
-        TokenKind::Hint => 0x38,
-        TokenKind::CodeOpen => 0x40,
-        TokenKind::CodeClose => 0x48,
-        TokenKind::Bad => 0x50,
-        TokenKind::Literal(_) => 0x58,
+        LiteralKind::Int => 0x81,
+        LiteralKind::Real => 0x82,
+        LiteralKind::Text => 0x83,
+        LiteralKind::National => 0x84,
+        LiteralKind::Introduced => 0x85,
+        LiteralKind::HexNumber => 0x86,
+        LiteralKind::HexText => 0x87,
+        LiteralKind::Bits => 0x88,
+        LiteralKind::Param(_) => 0x89,
     }
 }
 
-/// SipHash-1-3 with a 128-bit result over a prefix-free stream of words.
+/// The kind of a token, to be shifted by three bits, which hold its length.
+fn token_tag(kind: TokenKind) -> u64 {
+    match kind {
+        TokenKind::Word => 1,
+        TokenKind::Dotted => 2,
+        TokenKind::Quoted => 3,
+        TokenKind::UserVar => 4,
+        TokenKind::SysVar => 5,
+        TokenKind::Op => 6,
+        TokenKind::Hint => 7,
+        TokenKind::CodeOpen => 8,
+        TokenKind::CodeClose => 9,
+        TokenKind::Bad => 10,
+        TokenKind::Literal(_) => 11,
+    }
+}
+
+/// SipHash-1-3 with a 128-bit result over a stream of bytes in which no token's bytes begin another's.
 ///
-/// A token of up to seven bytes is one word, `kind + length` in the top byte; a longer one is a word with bit 63
-/// and bit 62 set, its kind and its length, and then its bytes eight at a time.
+/// A token of up to seven bytes is a byte `kind * 8 + length` and its bytes; a longer one is `0xc0 + kind`, four
+/// bytes of length and its bytes; a literal is one byte.
 struct Sip {
-    v: [u64; 4],
+    v0: u64,
+    v1: u64,
+    v2: u64,
+    v3: u64,
+    /// Bytes that do not fill a word yet, the first one lowest, and how many.
+    tail: u64,
+    tail_len: u32,
     words: u64,
 }
 
 impl Sip {
     fn new(k0: u64, k1: u64) -> Self {
         Self {
-            v: [
-                k0 ^ 0x736f_6d65_7073_6575,
-                k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee,
-                k0 ^ 0x6c79_6765_6e65_7261,
-                k1 ^ 0x7465_6462_7974_6573,
-            ],
+            v0: k0 ^ 0x736f_6d65_7073_6575,
+            v1: k1 ^ 0x646f_7261_6e64_6f6d ^ 0xee,
+            v2: k0 ^ 0x6c79_6765_6e65_7261,
+            v3: k1 ^ 0x7465_6462_7974_6573,
+            tail: 0,
+            tail_len: 0,
             words: 0,
         }
     }
 
-    #[inline]
-    fn token(&mut self, kind: TokenKind, bytes: &[u8]) {
-        if bytes.len() < 8 {
-            let mut word = (token_tag(kind) + bytes.len() as u64) << 56;
-            for (i, b) in bytes.iter().enumerate() {
-                word |= u64::from(*b) << (8 * i);
-            }
-            self.word(word);
-        } else {
-            self.long(kind, bytes);
+    #[inline(always)]
+    fn token(&mut self, text: &[u8], token: Token) {
+        let span = token.span();
+        let len = span.len();
+        if len >= 8 {
+            return self.long(token.kind, &text[span]);
         }
+        // Most tokens are not among the last bytes, so one load and a mask do instead of a loop.
+        let raw = match text[span.start..].first_chunk::<8>() {
+            Some(chunk) => u64::from_le_bytes(*chunk) & ((1 << (8 * len)) - 1),
+            None => text[span].iter().rev().fold(0, |word, b| (word << 8) | u64::from(*b)),
+        };
+        let tag = (token_tag(token.kind) << 3) | len as u64;
+        self.push(tag | (raw << 8), len as u32 + 1);
     }
 
     fn long(&mut self, kind: TokenKind, bytes: &[u8]) {
-        self.word((0xc0 << 56) | (token_tag(kind) << 48) | bytes.len() as u64);
+        self.push((0xc0 + token_tag(kind)) | ((bytes.len() as u64) << 8), 5);
         let (chunks, rest) = bytes.as_chunks::<8>();
         for chunk in chunks {
-            self.word(u64::from_le_bytes(*chunk));
+            self.push(u64::from_le_bytes(*chunk), 8);
         }
-        if !rest.is_empty() {
-            let mut last = [0u8; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            self.word(u64::from_le_bytes(last));
+        for b in rest {
+            self.push(u64::from(*b), 1);
         }
     }
 
-    #[inline]
+    /// Adds the lowest `len` bytes of `word`, 1 to 8; the others are 0.
+    #[inline(always)]
+    fn push(&mut self, word: u64, len: u32) {
+        self.tail |= word << (8 * self.tail_len);
+        let total = self.tail_len + len;
+        if total >= 8 {
+            let taken = 8 - self.tail_len;
+            self.word(self.tail);
+            self.tail = word.checked_shr(8 * taken).unwrap_or(0);
+            self.tail_len = total - 8;
+        } else {
+            self.tail_len = total;
+        }
+    }
+
+    #[inline(always)]
     fn word(&mut self, word: u64) {
         self.words += 1;
-        self.v[3] ^= word;
+        self.v3 ^= word;
         self.round();
-        self.v[0] ^= word;
+        self.v0 ^= word;
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&mut self) {
-        let [v0, v1, v2, v3] = &mut self.v;
-        *v0 = v0.wrapping_add(*v1);
-        *v2 = v2.wrapping_add(*v3);
-        *v1 = v1.rotate_left(13) ^ *v0;
-        *v3 = v3.rotate_left(16) ^ *v2;
-        *v0 = v0.rotate_left(32);
-        *v2 = v2.wrapping_add(*v1);
-        *v0 = v0.wrapping_add(*v3);
-        *v1 = v1.rotate_left(17) ^ *v2;
-        *v3 = v3.rotate_left(21) ^ *v0;
-        *v2 = v2.rotate_left(32);
+        self.v0 = self.v0.wrapping_add(self.v1);
+        self.v2 = self.v2.wrapping_add(self.v3);
+        self.v1 = self.v1.rotate_left(13) ^ self.v0;
+        self.v3 = self.v3.rotate_left(16) ^ self.v2;
+        self.v0 = self.v0.rotate_left(32);
+        self.v2 = self.v2.wrapping_add(self.v1);
+        self.v0 = self.v0.wrapping_add(self.v3);
+        self.v1 = self.v1.rotate_left(17) ^ self.v2;
+        self.v3 = self.v3.rotate_left(21) ^ self.v0;
+        self.v2 = self.v2.rotate_left(32);
     }
 
     fn finish(mut self) -> u128 {
-        let count = self.words;
-        self.word(count);
-        self.v[2] ^= 0xee;
+        // The last word has at most seven bytes of text; its top byte tells the length, as in SipHash.
+        let last = self.tail | ((self.words * 8 + u64::from(self.tail_len)) << 56);
+        self.word(last);
+        self.v2 ^= 0xee;
         (0..3).for_each(|_| self.round());
-        let low = self.v[0] ^ self.v[1] ^ self.v[2] ^ self.v[3];
-        self.v[1] ^= 0xdd;
+        let low = self.v0 ^ self.v1 ^ self.v2 ^ self.v3;
+        self.v1 ^= 0xdd;
         (0..3).for_each(|_| self.round());
-        let high = self.v[0] ^ self.v[1] ^ self.v[2] ^ self.v[3];
+        let high = self.v0 ^ self.v1 ^ self.v2 ^ self.v3;
         (u128::from(high) << 64) | u128::from(low)
     }
 }

@@ -22,12 +22,13 @@ impl Hints {
         *self == Self::default()
     }
 
+    /// Two bytes for the digest, the lower one unlike that of any token.
     pub(crate) fn tag(&self) -> u64 {
         let bits = u64::from(self.user.is_some())
             | u64::from(self.shard.is_some()) << 1
             | u64::from(self.writer) << 2
             | u64::from(self.unknown.is_some()) << 3;
-        (0xf1 << 56) | bits
+        0xf1 | (bits << 8)
     }
 }
 

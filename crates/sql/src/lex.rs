@@ -172,7 +172,7 @@ impl<'t> Lexer<'t> {
         self.text.get(pos).copied().unwrap_or(0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn token(&mut self, kind: TokenKind, start: usize, end: usize) -> Token {
         self.pos = end;
         self.started = true;
@@ -186,16 +186,18 @@ impl<'t> Lexer<'t> {
         self.token(TokenKind::Bad, start, end)
     }
 
+    #[inline]
     fn op(&mut self, start: usize, len: usize) -> Token {
         self.token(TokenKind::Op, start, start + len)
     }
 
+    #[inline]
     fn literal(&mut self, kind: LiteralKind, start: usize, end: usize) -> Token {
         self.token(TokenKind::Literal(kind), start, end)
     }
 
     /// The next token that begins at or behind `pos`.
-    #[inline]
+    #[inline(always)]
     fn scan(&mut self) -> Option<Token> {
         loop {
             let start = self.pos;
@@ -282,18 +284,20 @@ impl<'t> Lexer<'t> {
         self.token(TokenKind::CodeOpen, start, end)
     }
 
-    fn name_run(&self, mut pos: usize) -> usize {
-        while pos < self.text.len() && is(self.text[pos], NAME) {
-            pos += 1;
-        }
-        pos
+    #[inline(always)]
+    fn run(&self, from: usize, class: u8) -> usize {
+        let rest = self.text.get(from..).unwrap_or_default();
+        from + rest.iter().position(|b| !is(*b, class)).unwrap_or(rest.len())
     }
 
-    fn digit_run(&self, mut pos: usize) -> usize {
-        while pos < self.text.len() && is(self.text[pos], DIGIT) {
-            pos += 1;
-        }
-        pos
+    #[inline]
+    fn name_run(&self, pos: usize) -> usize {
+        self.run(pos, NAME)
+    }
+
+    #[inline]
+    fn digit_run(&self, pos: usize) -> usize {
+        self.run(pos, DIGIT)
     }
 
     #[inline]
@@ -419,6 +423,7 @@ impl<'t> Lexer<'t> {
         }
     }
 
+    #[inline]
     fn number(&mut self, first: u8, start: usize) -> Token {
         if first == b'0' && matches!(self.at(start + 1), b'x' | b'b') {
             return self.prefixed_number(start);
