@@ -111,6 +111,8 @@ pub struct Pool {
     server: Server,
     account: Account,
     /// The one used last comes last and is lent first: what is not needed ages at the front.
+    // Boxed: moving one under the lock moves a pointer.
+    #[allow(clippy::vec_box)]
     idle: Mutex<Vec<Box<Conn>>>,
     permits: Semaphore,
     era: AtomicU64,

@@ -1,1 +1,32 @@
-//! placeholder
+//! One client: login, command loop, plan, locate, relay. A session knows what a locked user or a switching shard
+//! means for a statement; how moves and flips proceed it does not know.
+
+mod accept;
+mod account;
+mod answer;
+mod buffers;
+mod ddl;
+mod execute;
+mod explain;
+mod hold;
+mod in_flight;
+mod insert;
+mod login;
+mod metrics;
+mod plans;
+mod prepared;
+mod query;
+mod relay;
+mod route;
+mod session;
+mod set;
+mod shared;
+mod tls;
+mod transaction;
+mod watermark;
+
+pub use accept::{Listener, serve};
+pub use account::Accounts;
+pub use metrics::SessionMetrics;
+pub use shared::{Setup, Shared};
+pub use tls::server_tls;

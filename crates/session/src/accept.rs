@@ -1,0 +1,90 @@
+//! The front door: a permit first, then a socket, then a task for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use usher_wire::sqlerr::{ErrorId, Failure};
+
+use crate::login;
+use crate::shared::Shared;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// Pause after the process has run out of descriptors: accepting again at once would fail again.
+const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound address.
+#[derive(Debug)]
+pub struct Listener(TcpListener);
+
+impl Listener {
+    /// Binds. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The system's, with the address in front: it is in use, or not ours.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let bound = || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        };
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot listen for clients on {address}: {error}"))
+        };
+        bound().map(Self).map_err(named)
+    }
+}
+
+/// Serves clients until `stop` turns true; then those that are connected get `limits.stop_ms` to end their
+/// transactions.
+pub async fn serve(listener: Listener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let clients_max = shared.limits.clients_max;
+    let permits = Arc::new(Semaphore::new(clients_max));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.0.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((socket, from)) => welcome(socket, from, &shared, &permits),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client");
+                tokio::time::sleep(DESCRIPTORS_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    shared.stopping.send_replace(true);
+    let all = u32::try_from(clients_max).unwrap_or(u32::MAX);
+    let limit = Duration::from_millis(shared.limits.stop_ms);
+    if tokio::time::timeout(limit, permits.acquire_many(all)).await.is_err() {
+        tracing::warn!("clients were still busy when the time to stop was over");
+    }
+}
+
+fn welcome(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>, permits: &Arc<Semaphore>) {
+    let shared = Arc::clone(shared);
+    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
+        shared.metrics.refused.inc();
+        tokio::spawn(async move {
+            let failure = Failure::new(ErrorId::TooManyClients).advice("limits.clients_max");
+            login::refuse(socket, &failure, shared.limits.login_ms).await;
+        });
+        return;
+    };
+    shared.metrics.accepted.inc();
+    shared.metrics.clients.inc();
+    tokio::spawn(async move {
+        login::run(socket, from, &shared).await;
+        shared.metrics.clients.dec();
+        drop(permit);
+    });
+}

@@ -1,0 +1,165 @@
+//! Who writes where at this moment: what a barrier waits for.
+//!
+//! A session enters its slot before it sends a write, and looks at the deployment's state again after that; a new
+//! state is installed before the slots are looked at. Both go through the slot's lock, so either the session sees the
+//! new state or the barrier sees the session.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use usher_topology::{Key, ShardId};
+
+/// The write transaction a session has under way.
+#[derive(Debug, Default)]
+struct Flight {
+    /// `None`: nothing is under way.
+    shard: Option<ShardId>,
+    /// The state's version under which it was let in.
+    version: u64,
+    keys: Vec<Key>,
+}
+
+/// One session's entry.
+#[derive(Debug, Default)]
+pub(crate) struct Slot(Mutex<Flight>);
+
+/// All sessions' entries.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    slots: Mutex<Vec<Arc<Slot>>>,
+    waiting: AtomicUsize,
+    left: Notify,
+}
+
+/// What a new version asks to be drained.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scope {
+    pub(crate) keys: HashSet<Key>,
+    pub(crate) shards: HashSet<ShardId>,
+}
+
+impl Scope {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.shards.is_empty()
+    }
+}
+
+impl InFlight {
+    /// A new session's entry.
+    pub(crate) fn register(&self) -> Arc<Slot> {
+        let slot = Arc::new(Slot::default());
+        self.slots.lock().push(Arc::clone(&slot));
+        slot
+    }
+
+    /// A session has ended.
+    pub(crate) fn unregister(&self, slot: &Arc<Slot>) {
+        let mut slots = self.slots.lock();
+        if let Some(at) = slots.iter().position(|other| Arc::ptr_eq(other, slot)) {
+            slots.swap_remove(at);
+        }
+        drop(slots);
+        self.leave(slot);
+    }
+
+    /// Tells that a write to `shard`, of `key` if known, is about to be sent. Further calls add keys.
+    pub(crate) fn enter(slot: &Slot, shard: ShardId, key: Option<&Key>, version: u64) {
+        let mut flight = slot.0.lock();
+        if flight.shard.is_none() {
+            flight.shard = Some(shard);
+            flight.version = version;
+        }
+        if let Some(key) = key
+            && !flight.keys.contains(key)
+        {
+            flight.keys.push(key.clone());
+        }
+    }
+
+    /// Whether the transaction under way has written for this key before.
+    pub(crate) fn has_key(slot: &Slot, key: &Key) -> bool {
+        slot.0.lock().keys.contains(key)
+    }
+
+    /// Tells that it has ended.
+    pub(crate) fn leave(&self, slot: &Slot) {
+        let mut flight = slot.0.lock();
+        if flight.shard.take().is_none() {
+            return;
+        }
+        flight.keys.clear();
+        drop(flight);
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            self.left.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is under way that was let in before `version` and touches the scope.
+    pub(crate) async fn drained(&self, version: u64, scope: &Scope) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            // Listens from here on: who leaves after the look below wakes it.
+            left.as_mut().enable();
+            if !self.slots.lock().iter().any(|slot| concerns(slot, version, scope)) {
+                break;
+            }
+            left.await;
+        }
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn concerns(slot: &Slot, version: u64, scope: &Scope) -> bool {
+    let flight = slot.0.lock();
+    let Some(shard) = flight.shard else { return false };
+    flight.version < version
+        && (scope.shards.contains(&shard) || flight.keys.iter().any(|key| scope.keys.contains(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(keys: &[i128], shards: &[u16]) -> Scope {
+        Scope {
+            keys: keys.iter().map(|key| Key::Int(*key)).collect(),
+            shards: shards.iter().map(|shard| ShardId(*shard)).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_barrier_waits_for_older_flights_of_its_scope_only() {
+        let all = Arc::new(InFlight::default());
+        let (one, two) = (all.register(), all.register());
+        InFlight::enter(&one, ShardId(1), Some(&Key::Int(5)), 10);
+        InFlight::enter(&two, ShardId(2), Some(&Key::Int(6)), 10);
+        all.drained(11, &scope(&[7], &[3])).await;
+        all.drained(10, &scope(&[5], &[1])).await;
+
+        let waiter = {
+            let all = Arc::clone(&all);
+            tokio::spawn(async move { all.drained(11, &scope(&[5], &[2])).await })
+        };
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        all.leave(&one);
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished(), "the other one is on the shard");
+        all.unregister(&two);
+        waiter.await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_keeps_the_version_it_began_under() {
+        let all = InFlight::default();
+        let slot = all.register();
+        InFlight::enter(&slot, ShardId(1), Some(&Key::Int(5)), 10);
+        InFlight::enter(&slot, ShardId(1), Some(&Key::Int(6)), 12);
+        assert!(InFlight::has_key(&slot, &Key::Int(6)));
+        assert!(concerns(&slot, 11, &scope(&[6], &[])));
+    }
+}

@@ -1,0 +1,480 @@
+//! One client's session: its state, and the loop that takes commands and serves them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use usher_backend::{Lent, Settings, Stream};
+use usher_sql::{Literal, Mode};
+use usher_topology::{Key, ShardId};
+use usher_wire::caps::Caps;
+use usher_wire::command::Command;
+use usher_wire::frame::message;
+use usher_wire::handshake::{ChangeUser, Salt};
+use usher_wire::packet::TrackSet;
+use usher_wire::relay::ClientForm;
+use usher_wire::result::Answer;
+use usher_wire::sqlerr::{ErrorId, Failure};
+use usher_wire::status::Status;
+
+use crate::account::Account;
+use crate::in_flight::Slot;
+use crate::prepared::Prepared;
+use crate::shared::Shared;
+use crate::{buffers, login};
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// COM_QUIT, or the client just went.
+    #[error("the client is gone")]
+    Gone,
+    /// The client's socket failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The client's bytes make no sense.
+    #[error("{0}")]
+    Wire(#[from] usher_wire::Error),
+    /// It was told why.
+    #[error("refused: {}", .0.summary())]
+    Refused(ErrorId),
+    /// A server was lost with half a packet sent on: the client can't be told in the protocol.
+    #[error("the server was lost in the middle of a packet")]
+    Torn,
+}
+
+/// The client's side of a session.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) stream: Stream,
+    pub(crate) caps: Caps,
+    pub(crate) id: u32,
+    pub(crate) salt: Salt,
+    pub(crate) from: SocketAddr,
+}
+
+/// Where a transaction stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Transaction {
+    /// None.
+    None,
+    /// Begun by the client, not yet on a server: its first statement decides which. What to send there first.
+    Pending(Vec<Box<[u8]>>),
+    /// On the server of the bound connection of this shard.
+    Open(ShardId),
+}
+
+/// A connection that stays with the session.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) shard: ShardId,
+    pub(crate) lent: Lent,
+    /// It holds state that cannot be replayed elsewhere, till the session is reset.
+    pub(crate) pinned: bool,
+}
+
+/// A command's place in the conversation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn {
+    /// Sequence id that its answer starts with.
+    pub(crate) seq: u8,
+    /// Another answer of the same command follows.
+    pub(crate) more: bool,
+}
+
+/// What became of a statement whose answer was sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answered {
+    /// It was an error, so the rest of a multi-statement is not run.
+    pub(crate) failed: bool,
+    /// Next sequence id.
+    pub(crate) seq: u8,
+}
+
+/// A statement's way: answered, refused with an error that goes to the client, or the session's end.
+pub(crate) type Served = Result<Answered, Stop>;
+
+/// What ends a statement early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The client gets this error and the session goes on.
+    Fail(Failure),
+    /// The client gets this ERR payload of a server, and the session goes on.
+    Pass(Vec<u8>),
+    /// The session ends.
+    End(End),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Fail(failure)
+    }
+}
+
+impl From<End> for Stop {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::End(End::Io(error))
+    }
+}
+
+impl From<usher_wire::Error> for Stop {
+    fn from(error: usher_wire::Error) -> Self {
+        Self::Fail(Failure::new(ErrorId::MalformedPacket).note(error.to_string()))
+    }
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: Client,
+    pub(crate) account: Arc<Account>,
+    pub(crate) settings: Arc<Settings>,
+    /// Character set as at login, for a reset.
+    names_at_login: Box<str>,
+    pub(crate) schema_hash: u64,
+    pub(crate) mode: Mode,
+    pub(crate) autocommit: bool,
+    pub(crate) transaction: Transaction,
+    /// Keys written in the open transaction: their positions are learnt at its end.
+    pub(crate) written: Vec<Key>,
+    pub(crate) bound: Vec<Bound>,
+    /// The connection of the last statement, kept while its warnings may be asked for.
+    pub(crate) kept: Option<Bound>,
+    pub(crate) last_insert_id: u64,
+    pub(crate) row_count: i64,
+    pub(crate) statements: HashMap<u32, Box<Prepared>>,
+    pub(crate) next_statement: u32,
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) literals: Vec<Literal>,
+    /// Spreads reads over replicas.
+    pub(crate) turn: usize,
+    last_active: Instant,
+}
+
+/// Literals of a usual statement; what a long one took is given back.
+const LITERALS_KEPT: usize = 32;
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        client: Client,
+        early: Vec<u8>,
+        account: Arc<Account>,
+        settings: Arc<Settings>,
+    ) -> Started {
+        let slot = shared.in_flight.register();
+        let schema_hash = shared.plans.schema_hash(settings.schema());
+        let turn = client.id as usize;
+        let session = Self {
+            names_at_login: settings.names().into(),
+            shared,
+            client,
+            account,
+            settings,
+            schema_hash,
+            mode: Mode::default(),
+            autocommit: true,
+            transaction: Transaction::None,
+            written: Vec::new(),
+            bound: Vec::new(),
+            kept: None,
+            last_insert_id: 0,
+            row_count: 0,
+            statements: HashMap::new(),
+            next_statement: 1,
+            slot,
+            literals: Vec::new(),
+            turn,
+            last_active: Instant::now(),
+        };
+        Started { session, early }
+    }
+
+    /// Serves commands until the client goes.
+    async fn serve(&mut self, mut buf: Vec<u8>) {
+        let mut interrupt: Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(interrupted(self.shared.stopping.subscribe()));
+        let idle_max = Duration::from_secs(self.shared.limits.idle_client_s);
+        let mut idle = Box::pin(tokio::time::sleep(idle_max));
+        loop {
+            if buf.is_empty() {
+                buffers::give_back(std::mem::take(&mut buf));
+                let woken = tokio::select! {
+                    biased;
+                    readable = self.client.stream.readable() => readable.map_err(End::from),
+                    () = &mut interrupt => Err(End::Refused(ErrorId::Draining)),
+                    () = &mut idle => {
+                        let rest = idle_max.saturating_sub(self.last_active.elapsed());
+                        if rest.is_zero() { Err(End::Refused(ErrorId::IdleTimeout)) } else {
+                            idle.as_mut().reset(tokio::time::Instant::now() + rest);
+                            continue;
+                        }
+                    }
+                };
+                buf = buffers::take();
+                if let Err(end) = woken {
+                    self.say_goodbye(&end).await;
+                    return;
+                }
+            }
+            if let Err(end) = self.next(&mut buf).await {
+                self.say_goodbye(&end).await;
+                tracing::debug!(client = self.client.id, reason = %end, "session ended");
+                return;
+            }
+        }
+    }
+
+    /// Reads one command and serves it.
+    async fn next(&mut self, buf: &mut Vec<u8>) -> Result<(), End> {
+        let max = self.shared.limits.packet_bytes_max;
+        loop {
+            match message(buf, max) {
+                Ok(Some(found)) => {
+                    if found.seq != 0 {
+                        self.send_failure(0, &Failure::new(ErrorId::PacketOrder)).await?;
+                        return Err(End::Refused(ErrorId::PacketOrder));
+                    }
+                    let (wire_len, seq) = (found.wire_len, found.next_seq);
+                    let joined = match found.payload {
+                        std::borrow::Cow::Borrowed(_) => None,
+                        std::borrow::Cow::Owned(payload) => Some(payload),
+                    };
+                    self.dispatch(buf, wire_len, joined, seq).await?;
+                    if wire_len == buf.len() { buf.clear() } else { drop(buf.drain(..wire_len)) }
+                    self.last_active = Instant::now();
+                    return Ok(());
+                }
+                Ok(None) => {}
+                Err(usher_wire::Error::Oversized { len, max }) => {
+                    let failure =
+                        Failure::new(ErrorId::PacketTooBig).field("bytes", len).field("limit", max);
+                    self.send_failure(1, &failure).await?;
+                    return Err(End::Refused(ErrorId::PacketTooBig));
+                }
+                Err(error) => {
+                    let failure = Failure::new(ErrorId::PacketOrder).note(error.to_string());
+                    self.send_failure(1, &failure).await?;
+                    return Err(End::Refused(ErrorId::PacketOrder));
+                }
+            }
+            if self.client.stream.read(buf).await? == 0 {
+                return Err(End::Gone);
+            }
+        }
+    }
+
+    /// Serves one command: `buf[..wire_len]` is its bytes as they came, `joined` its payload if it came in several
+    /// packets.
+    async fn dispatch(
+        &mut self,
+        buf: &mut [u8],
+        wire_len: usize,
+        joined: Option<Vec<u8>>,
+        seq: u8,
+    ) -> Result<(), End> {
+        let Some(raw) = buf.get_mut(..wire_len) else { return Err(End::Gone) };
+        let caps = self.client.caps;
+        let turn = Turn { seq, more: false };
+        let head = joined.as_deref().or(raw.get(4..)).unwrap_or_default();
+        let served = match Command::parse(head, caps) {
+            Ok(Command::Query(query)) => {
+                let at = query.text_at;
+                match joined {
+                    None => self.query(raw, at, turn).await,
+                    Some(payload) => Box::pin(self.query_joined(payload, at, turn)).await,
+                }
+            }
+            Ok(Command::StmtExecute { id, .. }) => self.execute_prepared(raw, joined.as_deref(), id, turn).await,
+            Ok(Command::Quit) => return Err(End::Gone),
+            Ok(command) => Box::pin(self.other(command, turn)).await,
+            Err(error) => Err(error.into()),
+        };
+        if self.literals.capacity() > LITERALS_KEPT {
+            self.literals = Vec::new();
+        }
+        self.settle(served, seq).await
+    }
+
+    /// Tells the client of a failure, if there is one.
+    async fn settle(&mut self, served: Served, seq: u8) -> Result<(), End> {
+        match served {
+            Ok(_) => Ok(()),
+            Err(Stop::Fail(failure)) => {
+                self.row_count = -1;
+                self.send_failure(seq, &failure).await?;
+                match failure.id() {
+                    // What may have happened must not look like something that can be sent again on this session.
+                    ErrorId::OutcomeUnknown | ErrorId::SessionStateLost => Err(End::Refused(failure.id())),
+                    _ => Ok(()),
+                }
+            }
+            Err(Stop::Pass(payload)) => {
+                self.row_count = -1;
+                let mut out = buffers::take();
+                Answer::new(&mut out, seq, self.client.caps).packet(|out| out.extend_from_slice(&payload));
+                let sent = self.client.stream.write(&out).await;
+                buffers::give_back(out);
+                Ok(sent?)
+            }
+            Err(Stop::End(end)) => Err(end),
+        }
+    }
+
+    async fn send_failure(&mut self, seq: u8, failure: &Failure) -> Result<(), End> {
+        self.shared.metrics.errors.inc();
+        tracing::debug!(client = self.client.id, error = %failure, "failure sent");
+        let mut out = buffers::take();
+        Answer::new(&mut out, seq, self.client.caps).failure(failure);
+        let sent = self.client.stream.write(&out).await;
+        buffers::give_back(out);
+        Ok(sent?)
+    }
+
+    #[cold]
+    async fn other(&mut self, command: Command<'_>, turn: Turn) -> Served {
+        match command {
+            Command::Ping => self.answer_ok(turn).await,
+            Command::InitDb(name) => self.use_schema(name, turn).await,
+            Command::StmtPrepare(text) => self.prepare(text, turn).await,
+            Command::StmtClose(id) => self.close_statement(id, turn),
+            Command::StmtReset(id) => self.reset_statement(id, turn).await,
+            Command::StmtSendLongData { id, param, data } => self.long_data(id, param, data, turn),
+            Command::ResetConnection => {
+                self.reset();
+                self.answer_ok(turn).await
+            }
+            Command::ChangeUser(payload) => self.change_user(payload, turn).await,
+            Command::Statistics => self.answer_statistics(turn).await,
+            Command::SetOption(_) => self.answer_end(turn).await,
+            Command::Unknown(byte) => Err(unsupported_command(byte)),
+            Command::FieldList { .. } => Err(unsupported_command(0x04)),
+            Command::Refresh(_) => Err(unsupported_command(0x07)),
+            Command::ProcessInfo => Err(unsupported_command(0x0a)),
+            Command::ProcessKill(_) => Err(unsupported_command(0x0c)),
+            Command::StmtFetch { .. } => Err(unsupported_command(0x1c)),
+            Command::Quit | Command::Query(_) | Command::StmtExecute { .. } => {
+                Err(Failure::new(ErrorId::Bug).note("a command came the wrong way").into())
+            }
+        }
+    }
+
+    /// Back to the state after login: what COM_RESET_CONNECTION does on a server.
+    fn reset(&mut self) {
+        let mut settings = self.settings.edit();
+        settings.unset_all().names(&self.names_at_login);
+        self.settings = settings.build();
+        self.mode = Mode::default();
+        self.autocommit = true;
+        self.abandon();
+        self.statements.clear();
+        self.last_insert_id = 0;
+        self.row_count = 0;
+    }
+
+    /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
+    pub(crate) fn abandon(&mut self) {
+        self.kept = None;
+        for bound in &mut self.bound {
+            bound.lent.dirty = true;
+        }
+        self.bound.clear();
+        self.end_transaction();
+    }
+
+    /// The transaction is over, whatever became of it.
+    pub(crate) fn end_transaction(&mut self) {
+        self.transaction = Transaction::None;
+        self.written.clear();
+        self.shared.in_flight.leave(&self.slot);
+    }
+
+    async fn change_user(&mut self, payload: &[u8], turn: Turn) -> Served {
+        let change = ChangeUser::parse(payload, self.client.caps)?;
+        self.reset();
+        let stream = std::mem::replace(&mut self.client.stream, Stream::Plain(login::unconnected()?));
+        let (salt, from) = (self.client.salt, self.client.from);
+        let (stream, seq, account) =
+            login::change_user(&self.shared, stream, turn.seq, salt, from, &change).await?;
+        self.client.stream = stream;
+        let schema = change.database.filter(|name| !name.is_empty());
+        let caps = self.client.caps;
+        self.settings = login::settings(&self.shared, &account, schema, change.collation, caps)?;
+        self.names_at_login = self.settings.names().into();
+        self.schema_hash = self.shared.plans.schema_hash(self.settings.schema());
+        self.account = account;
+        self.answer_ok(Turn { seq, ..turn }).await
+    }
+
+    /// Status flags of an answer made here.
+    pub(crate) fn status(&self) -> Status {
+        let mut status = Status(0);
+        if self.autocommit {
+            status = status.with(Status::AUTOCOMMIT);
+        }
+        if self.transaction != Transaction::None {
+            status = status.with(Status::IN_TRANS);
+        }
+        if self.mode.no_backslash_escapes {
+            status = status.with(Status::NO_BACKSLASH_ESCAPES);
+        }
+        status
+    }
+
+    /// The form in which this client takes answers.
+    pub(crate) fn form(&self) -> ClientForm {
+        ClientForm::new(self.client.caps, TrackSet::SCHEMA, self.status())
+    }
+
+    async fn say_goodbye(&mut self, end: &End) {
+        if let End::Refused(id @ (ErrorId::Draining | ErrorId::IdleTimeout)) = end {
+            // It may be gone already.
+            let _ = self.send_failure(0, &Failure::new(*id)).await;
+        }
+        self.abandon();
+        self.client.stream.close().await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for bound in &mut self.bound {
+            bound.lent.dirty = true;
+        }
+        self.shared.in_flight.unregister(&self.slot);
+    }
+}
+
+/// A session with the bytes that came right behind its login.
+pub(crate) struct Started {
+    session: Session,
+    early: Vec<u8>,
+}
+
+impl Started {
+    pub(crate) async fn run(mut self) {
+        self.session.serve(self.early).await;
+    }
+}
+
+/// Completes when the proxy stops. A transaction under way is not interrupted: this is looked at between commands.
+async fn interrupted(mut stopping: watch::Receiver<bool>) {
+    // The sender lives as long as the sessions do.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+fn unsupported_command(byte: u8) -> Stop {
+    let name = usher_wire::command::name(byte);
+    Failure::new(ErrorId::UnknownCommand).field("command", name).into()
+}

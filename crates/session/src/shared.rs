@@ -1,0 +1,206 @@
+//! What all sessions of a proxy share, and what a new state of the deployment changes in it.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use usher_backend::{Account, BackendMetrics, Monitor, Pools};
+use usher_config::Limits;
+use usher_directory::rows::{KeyType, TableKind, TableRow, TableState};
+use usher_directory::{Directory, EntityState, Global, Hooks, State};
+use usher_sql::{Catalog, KeyType as SqlKeyType, Sharded, Table, TextRule};
+use usher_topology::ShardState;
+use usher_wire::auth::ServerKey;
+
+use crate::account::Accounts;
+use crate::in_flight::{InFlight, Scope};
+use crate::metrics::SessionMetrics;
+use crate::plans::Plans;
+use crate::watermark::Watermarks;
+
+/// What a proxy is set up with.
+#[derive(Debug)]
+pub struct Setup {
+    /// Limits.
+    pub limits: Limits,
+    /// Who may log in.
+    pub accounts: Accounts,
+    /// This proxy's account on every server.
+    pub backend: Account,
+    /// TLS towards clients.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// For passwords of clients without TLS.
+    pub key: Arc<ServerKey>,
+    /// The version told to clients.
+    pub server_version: String,
+    /// Distinguishes the connection ids of proxies.
+    pub number: u8,
+    /// Counters of sessions.
+    pub metrics: SessionMetrics,
+    /// Counters of pools.
+    pub backend_metrics: BackendMetrics,
+}
+
+/// What all sessions of a proxy share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) accounts: Accounts,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) key: Arc<ServerKey>,
+    pub(crate) server_version: String,
+    pub(crate) global: Arc<Global>,
+    pub(crate) directory: Arc<Directory>,
+    /// Connections to servers.
+    pub pools: Pools,
+    /// Health of servers.
+    pub monitor: Monitor,
+    pub(crate) plans: Plans,
+    pub(crate) catalog: ArcSwap<Catalog>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) watermarks: Watermarks,
+    pub(crate) held: Semaphore,
+    pub(crate) metrics: SessionMetrics,
+    pub(crate) stopping: watch::Sender<bool>,
+    number: u8,
+    next_id: AtomicU32,
+}
+
+impl Shared {
+    /// For a proxy whose directory has its first state; installs that state. Must be called on a runtime.
+    #[must_use]
+    pub fn new(setup: Setup, directory: Arc<Directory>, global: Arc<Global>) -> Arc<Self> {
+        let limits = setup.limits;
+        let shared = Arc::new(Self {
+            accounts: setup.accounts,
+            tls: setup.tls.map(TlsAcceptor::from),
+            key: setup.key,
+            server_version: setup.server_version,
+            global,
+            pools: Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics),
+            monitor: Monitor::new(setup.backend, limits.clone()),
+            plans: Plans::new(limits.plans_max),
+            catalog: ArcSwap::default(),
+            in_flight: InFlight::default(),
+            watermarks: Watermarks::new(limits.watermarks_max, limits.lag_ms_max, limits.probe_ms),
+            held: Semaphore::new(limits.held_max),
+            metrics: setup.metrics,
+            stopping: watch::channel(false).0,
+            number: setup.number,
+            next_id: AtomicU32::new(1),
+            directory,
+            limits,
+        });
+        shared.install(&shared.directory.state());
+        tokio::spawn(sweep(Arc::downgrade(&shared)));
+        shared
+    }
+
+    fn install(&self, state: &State) {
+        self.pools.install(&state.topology);
+        self.monitor.install(&state.topology);
+        self.catalog.store(Arc::new(catalog(state.version, &state.tables)));
+    }
+
+    /// A connection id that no other session of the deployment has: eight bits of the proxy, the rest counted.
+    pub(crate) fn connection_id(&self) -> u32 {
+        let count = self.next_id.fetch_add(1, Ordering::Relaxed) & 0x00ff_ffff;
+        u32::from(self.number) << 24 | count.max(1)
+    }
+
+    /// Whether new clients can be served: the directory has a state.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.directory.state().version > 0
+    }
+}
+
+/// Forgets watermarks that all copies have reached.
+async fn sweep(shared: std::sync::Weak<Shared>) {
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        shared.watermarks.sweep(&shared.directory.state().topology, &shared.monitor.health());
+        let pause = Duration::from_millis(shared.limits.probe_ms * 2);
+        drop(shared);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What sessions do when the deployment changes.
+impl Hooks for Shared {
+    fn installed(&self, old: &State, new: &State) {
+        self.pools.install(&new.topology);
+        self.monitor.install(&new.topology);
+        if old.tables != new.tables {
+            self.catalog.store(Arc::new(catalog(new.version, &new.tables)));
+        }
+    }
+
+    fn drain<'a>(
+        &'a self,
+        old: &'a State,
+        new: &'a State,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        let scope = scope(old, new);
+        Box::pin(async move {
+            if !scope.is_empty() {
+                self.in_flight.drained(new.version, &scope).await;
+            }
+        })
+    }
+
+    fn revoked(&self) {
+        self.pools.drop_all();
+    }
+}
+
+/// What began under the old state and must end before the new one counts as seen: writes of users whose state became
+/// another, and of shards that no longer take writes or take them elsewhere.
+fn scope(old: &State, new: &State) -> Scope {
+    let mut keys = HashSet::new();
+    for (key, moving) in new.moving.iter() {
+        if moving.located.state != EntityState::Active
+            && old.moving.get(key).is_none_or(|before| before.located != moving.located)
+        {
+            keys.insert(key.clone());
+        }
+    }
+    let changed = new.topology.shards.iter().filter(|shard| {
+        let before = old.topology.shard(shard.id);
+        shard.state != ShardState::Rw || before.is_some_and(|before| before.writer != shard.writer)
+    });
+    Scope { keys, shards: changed.map(|shard| shard.id).collect() }
+}
+
+fn catalog(version: u64, rows: &[TableRow]) -> Catalog {
+    let mut catalog = Catalog::new(version, false);
+    for row in rows.iter().filter(|row| row.state == TableState::Ready) {
+        let entry = match (row.kind, &row.key_column, row.key_type) {
+            (TableKind::Sharded, Some(key_column), Some(key_type)) => Table::Sharded(Sharded {
+                key_column: key_column.clone(),
+                key_type: sql_key_type(key_type),
+                sequence: row.sequence_column.clone(),
+                columns: row.columns.clone(),
+            }),
+            (TableKind::Reference, ..) => Table::Reference { columns: row.columns.clone() },
+            _ => Table::Unsharded,
+        };
+        catalog.insert(&row.table_schema, &row.table_name, entry);
+    }
+    catalog
+}
+
+fn sql_key_type(key_type: KeyType) -> SqlKeyType {
+    match key_type {
+        KeyType::Int => SqlKeyType::BIGINT,
+        KeyType::Text => SqlKeyType::Text(TextRule::BINARY),
+        KeyType::TextCi => SqlKeyType::Text(TextRule::ASCII_CI),
+    }
+}
