@@ -11,10 +11,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use usher_topology::Server;
 use usher_wire::caps::Caps;
+use usher_wire::command::{COM_INIT_DB, COM_QUERY, COM_QUIT};
 use usher_wire::frame::{HEADER_LEN, Header, MAX_PAYLOAD, frame, write_packet};
 use usher_wire::handshake::{ConnectAttributes, Greeting};
 use usher_wire::login::{ClientAuth, Login, LoginStep};
-use usher_wire::packet::ErrPacket;
+use usher_wire::packet::{Change, ErrPacket};
 use usher_wire::relay::{ClientForm, Kind, Progress, Relay};
 use usher_wire::rows::TextRow;
 use usher_wire::status::Status;
@@ -27,8 +28,6 @@ const BUFFER: usize = 16 << 10;
 /// What the buffer grows to while a long answer passes.
 const BUFFER_LONG: usize = 64 << 10;
 
-const COM_INIT_DB: u8 = 0x02;
-const COM_QUERY: u8 = 0x03;
 
 /// The answer to a statement of our own.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +42,21 @@ pub struct Reply {
     pub last_insert_id: u64,
     /// The connection's status after it.
     pub status: Status,
+    /// Where the statement's writes stand in the server's history, if the server told.
+    pub gtid: Option<String>,
+    /// The server's id of a statement just prepared.
+    pub statement_id: Option<u32>,
+}
+
+/// The position of the writes that an OK packet reports: MariaDB's `last_gtid`, MySQL's own GTIDs.
+#[must_use]
+pub fn gtid_of(change: &Change<'_>) -> Option<String> {
+    match change {
+        Change::Variable { name: b"last_gtid", value } | Change::Gtids(value) if !value.is_empty() => {
+            Some(String::from_utf8_lossy(value).into_owned())
+        }
+        _ => None,
+    }
 }
 
 impl Reply {
@@ -338,6 +352,7 @@ impl Conn {
                     reply.affected_rows = end.affected_rows;
                     reply.last_insert_id = end.last_insert_id;
                     reply.status = end.status;
+                    reply.gtid = end.changes(&self.buf).find_map(|change| gtid_of(&change)).or(reply.gtid);
                     if end.rows_end {
                         packets.extend_from_slice(self.buf.get(..relay.ready()).unwrap_or_default());
                         reply.rows = rows(&packets)?;
@@ -350,7 +365,13 @@ impl Conn {
                     reply.error = Some((ErrPacket::parse(&payload)?.code, payload));
                     relay.pass(&mut self.buf)?;
                 }
-                Progress::Prepared(_) | Progress::LocalInfile(_) => relay.pass(&mut self.buf)?,
+                Progress::Prepared(prepared) => {
+                    reply.statement_id = Some(prepared.statement_id);
+                    relay.pass(&mut self.buf)?;
+                }
+                Progress::LocalInfile(_) => {
+                    return Err(Fault::Protocol(usher_wire::Error::Malformed("LOCAL INFILE was not asked for")));
+                }
                 Progress::Done => {
                     self.consume(relay.ready());
                     self.rest();
@@ -413,7 +434,6 @@ impl Conn {
 
     /// Ends the connection in good order.
     pub(crate) async fn close(mut self) {
-        const COM_QUIT: u8 = 0x01;
         if self.send_command(COM_QUIT, &[]).await.is_ok() {
             self.stream.close().await;
         }

@@ -10,7 +10,7 @@ mod settings;
 mod stream;
 mod tls;
 
-pub use conn::{Conn, Reply};
+pub use conn::{Conn, Reply, gtid_of};
 pub use error::{BackendError, Fault};
 pub use metrics::BackendMetrics;
 pub use monitor::{HealthMap, Monitor};

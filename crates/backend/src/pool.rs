@@ -309,6 +309,18 @@ impl Lent {
         }
     }
 
+    /// Brings the connection to other settings while it is lent.
+    ///
+    /// # Errors
+    /// As [`Pool::checkout`].
+    pub async fn bring_to(&mut self, settings: &Arc<Settings>) -> Result<(), BackendError> {
+        if self.settings.same(settings) {
+            return Ok(());
+        }
+        let pool = Arc::clone(&self.pool);
+        Box::pin(pool.bring_to(self, settings)).await
+    }
+
     /// Whether [`Lent::discard`] was called.
     #[must_use]
     pub fn is_discarded(&self) -> bool {

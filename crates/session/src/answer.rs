@@ -90,7 +90,7 @@ impl Session {
         self.answer(turn, |answer, status| {
             let mut table = answer.rows(Format::Text, &columns, status)?;
             for row in rows {
-                let cells: Vec<Value<'_>> = row.iter().map(|cell| Value::Text(cell)).collect();
+                let cells: Vec<Value<'_>> = row.iter().map(|cell| Value::Bytes(cell.as_bytes())).collect();
                 table.row(&cells)?;
             }
             Ok(table.end(status, 0).seq())

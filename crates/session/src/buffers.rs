@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-/// Bytes of a fresh buffer: most statements fit.
-const SIZE: usize = 8 << 10;
+/// Bytes of a fresh buffer, the same as of a server connection's: the two change places when an answer is complete.
+const SIZE: usize = 16 << 10;
 /// A buffer that has grown beyond this is not kept.
-const KEPT_MAX: usize = 64 << 10;
+const KEPT_MAX: usize = 128 << 10;
 /// Buffers kept by each thread.
 const FREE_MAX: usize = 64;
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -69,6 +69,7 @@ pub struct Shared {
     pub(crate) held: Semaphore,
     pub(crate) metrics: SessionMetrics,
     pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) started: Instant,
     number: u8,
     next_id: AtomicU32,
 }
@@ -93,6 +94,7 @@ impl Shared {
             held: Semaphore::new(limits.held_max),
             metrics: setup.metrics,
             stopping: watch::channel(false).0,
+            started: Instant::now(),
             number: setup.number,
             next_id: AtomicU32::new(1),
             directory,

@@ -253,6 +253,11 @@ impl Relay {
         self.state == State::Done && self.skip == 0 && !self.continued
     }
 
+    /// True if no packet has been passed in part: another can be put behind what is ready.
+    pub fn is_between_packets(&self) -> bool {
+        self.skip == 0 && !self.continued
+    }
+
     /// Rows seen so far, of all results.
     pub fn rows(&self) -> u64 {
         self.rows

@@ -1,0 +1,801 @@
+//! Running one statement on one server: admission, checkout, exchange, and what follows from the answer.
+
+use std::sync::Arc;
+
+use usher_backend::{BackendError, Fault, Lent, Pool};
+use usher_directory::{EntityState, MoveMode, State};
+use usher_sql::Plan;
+use usher_topology::{Generation, Key, Server, ServerId, Shard, ShardId, ShardState, Want, choose};
+use usher_wire::relay::Kind;
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+use usher_wire::status::Status;
+use usher_wire::stmt::Execute;
+
+use crate::hold::Hold;
+use crate::in_flight::InFlight;
+use crate::relay::{Broken, Outcome, Watch, interrupted};
+use crate::route::Place;
+use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
+use crate::watermark::Needs;
+
+/// Read-only servers say so: MariaDB and MySQL 1290, MySQL in read-only mode 1836.
+const READ_ONLY: &[u16] = &[1290, 1836];
+/// The server no longer knows a prepared statement.
+const UNKNOWN_STATEMENT: u16 = 1243;
+/// Attempts of a read, each on another server where there is one.
+const READ_ATTEMPTS: usize = 3;
+/// How often a user is looked up again when the state changes under the look-up.
+const ADMIT_ATTEMPTS: usize = 8;
+
+const COM_STMT_PREPARE: u8 = 0x16;
+const COM_STMT_CLOSE: u8 = 0x19;
+const COM_PING: u8 = 0x0e;
+
+/// What is sent for a statement.
+#[derive(Debug)]
+pub(crate) enum Body<'a> {
+    /// Whole packets of COM_QUERY.
+    Text(&'a [u8]),
+    /// A COM_STMT_EXECUTE packet, into which the server's statement id is put.
+    Execute {
+        /// The text to prepare where it is not prepared yet, and its hash.
+        text: &'a [u8],
+        hash: u128,
+        packet: &'a mut [u8],
+    },
+}
+
+/// One statement to run.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) place: Place,
+    /// The user, if it is one user's statement.
+    pub(crate) key: Option<&'a Key>,
+    pub(crate) body: Body<'a>,
+    /// The generated id to report.
+    pub(crate) insert_id: Option<u64>,
+    /// The client asked for the writer.
+    pub(crate) writer_hint: bool,
+}
+
+impl Order<'_> {
+    fn writes(&self) -> bool {
+        self.plan.is_write || self.plan.needs_writer
+    }
+}
+
+/// Leave to write.
+#[derive(Debug)]
+struct Admission {
+    writer: ServerId,
+    shard: ShardId,
+    /// The ownership row must show this.
+    fence: Option<Generation>,
+    version: u64,
+}
+
+enum Verdict {
+    Go(Option<Generation>),
+    Hold(Failure),
+    Refuse(Failure),
+}
+
+impl Session {
+    /// Runs a statement where it belongs and answers the client.
+    pub(crate) async fn run(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
+        self.kept = None;
+        if let Some(at) = self.bound.iter().position(|bound| bound.shard == order.place.shard) {
+            return self.run_bound(at, order, turn).await;
+        }
+        if let Transaction::Open(shard) = self.transaction {
+            let state = self.shared.directory.state();
+            let name = |id| state.topology.shard(id).map_or("?", |shard: &Shard| shard.name.as_str());
+            return Err(Failure::new(ErrorId::CrossShardTransaction)
+                .field("shard", name(order.place.shard))
+                .field("transaction", name(shard))
+                .executed(Executed::No)
+                .into());
+        }
+        let opens = self.transaction != Transaction::None || !self.autocommit;
+        if order.writes() || opens {
+            self.run_on_writer(&mut order, turn).await
+        } else {
+            self.run_read(&mut order, turn).await
+        }
+    }
+
+    /// A read outside of a transaction: any server that is fresh enough, and another if that one is lost.
+    async fn run_read(&mut self, order: &mut Order<'_>, turn: Turn) -> Served {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let last = attempt == READ_ATTEMPTS;
+            let (pool, is_writer) = self.choose_for_read(order, last)?;
+            let mut lent = match pool.checkout(&self.settings).await {
+                Ok(lent) => lent,
+                Err(error) if last || !is_connection(&error) => return Err(self.checkout_stop(error, order)),
+                Err(_) => {
+                    self.shared.metrics.retried.inc();
+                    continue;
+                }
+            };
+            let counter =
+                if is_writer { &self.shared.metrics.to_writer } else { &self.shared.metrics.to_copy };
+            counter.inc();
+            match self.exchange(&mut lent, order, turn, Watch::default()).await {
+                Ok(outcome) => return self.finish(lent, outcome, order).await,
+                Err(Broken::Server { fault, forwarded: false, .. }) if !last => {
+                    tracing::debug!(server = %lent.server().name, %fault, "read is tried again");
+                    lent.discard();
+                    self.shared.metrics.retried.inc();
+                }
+                Err(broken) => return self.broken(lent, broken, false, false).await,
+            }
+        }
+    }
+
+    fn choose_for_read(&mut self, order: &Order<'_>, last: bool) -> Result<(Arc<Pool>, bool), Stop> {
+        let state = self.shared.directory.state();
+        let shard = find(&state, order.place.shard)?;
+        let needs = self.shared.watermarks.needs(shard.id, order.key);
+        let writer_only =
+            order.place.from_writer || order.writer_hint || shard.id.is_global() || matches!(needs, Needs::Writer);
+        let want = match &needs {
+            _ if writer_only => Want::Writer,
+            Needs::Position(position) => {
+                Want::Read { lag_ms_max: self.shared.limits.lag_ms_max, watermark: Some(position) }
+            }
+            _ => Want::Read { lag_ms_max: self.shared.limits.lag_ms_max, watermark: None },
+        };
+        self.turn = self.turn.wrapping_add(1);
+        let health = self.shared.monitor.health();
+        let choice = choose(shard, if last { Want::Writer } else { want }, self.turn, |id| health.get(&id));
+        let is_writer = choice.server == shard.writer;
+        if is_writer && matches!(needs, Needs::Position(_)) && !order.place.from_writer {
+            self.shared.metrics.watermark_reads.inc();
+        }
+        let pool = self.shared.pools.of(choice.server).map_err(|error| self.checkout_stop(error, order))?;
+        Ok((pool, is_writer))
+    }
+
+    /// A write, or the first statement of a transaction: on the writer, held while the shard or the user is between
+    /// two places.
+    async fn run_on_writer(&mut self, order: &mut Order<'_>, turn: Turn) -> Served {
+        let shared = Arc::clone(&self.shared);
+        let in_transaction = self.transaction != Transaction::None;
+        let mut hold = Hold::new(&shared, in_transaction);
+        loop {
+            let leave = self.admit(order, &mut hold).await.inspect_err(|_| shared.in_flight.leave(&self.slot))?;
+            match self.try_on_writer(order, &leave, turn).await {
+                Ok(Tried::Answered(answered)) => return Ok(answered),
+                Ok(Tried::Later(why)) => {
+                    shared.in_flight.leave(&self.slot);
+                    hold.wait_moment(leave.version, &why).await?;
+                    shared.metrics.retried.inc();
+                }
+                Err(stop) => {
+                    if !matches!(self.transaction, Transaction::Open(_)) {
+                        shared.in_flight.leave(&self.slot);
+                    }
+                    return Err(stop);
+                }
+            }
+        }
+    }
+
+    /// Waits until the statement may go, and enters it as under way. Whoever changes the deployment from then on
+    /// waits for it.
+    async fn admit(&mut self, order: &mut Order<'_>, hold: &mut Hold<'_>) -> Result<Admission, Stop> {
+        for _ in 0..ADMIT_ATTEMPTS {
+            let state = self.shared.directory.state();
+            let shard = find(&state, order.place.shard)?;
+            match self.judge(&state, shard, order) {
+                Verdict::Refuse(failure) => return Err(failure.into()),
+                Verdict::Hold(why) => {
+                    hold.wait_newer(state.version, &why).await?;
+                    self.relocate(order).await?;
+                }
+                Verdict::Go(fence) => {
+                    InFlight::enter(&self.slot, shard.id, order.key, state.version);
+                    let current = Arc::ptr_eq(&state, &self.shared.directory.state());
+                    if current && self.is_still_there(&state, order) {
+                        let (writer, shard) = (shard.writer, shard.id);
+                        return Ok(Admission { writer, shard, fence, version: state.version });
+                    }
+                    self.shared.in_flight.leave(&self.slot);
+                    self.relocate(order).await?;
+                }
+            }
+        }
+        Err(Failure::new(ErrorId::DirectoryBusy)
+            .note("the user's place kept changing while it was looked up")
+            .safe_to_retry()
+            .into())
+    }
+
+    fn is_still_there(&self, state: &State, order: &Order<'_>) -> bool {
+        let Some(key) = order.key else { return true };
+        if let Some(moving) = state.moving.get(key) {
+            return moving.located.shard == order.place.shard;
+        }
+        matches!(self.shared.directory.cached(key), Some(Some(located)) if located.shard == order.place.shard)
+            || order.place.shard.is_global()
+    }
+
+    async fn relocate(&mut self, order: &mut Order<'_>) -> Result<(), Stop> {
+        if let Some(key) = order.key
+            && !order.place.shard.is_global()
+            && let Some(located) = self.locate(key).await?
+        {
+            order.place = Place::of(located);
+        }
+        Ok(())
+    }
+
+    /// Whether a write may go to this shard now.
+    fn judge(&self, state: &State, shard: &Shard, order: &Order<'_>) -> Verdict {
+        match shard.state {
+            ShardState::Rw => {}
+            ShardState::Switching | ShardState::Down => {
+                let note = if shard.state == ShardState::Switching { "flipping" } else { "has no writer" };
+                return Verdict::Hold(
+                    Failure::new(ErrorId::HoldExpired).field("shard", &shard.name).note(note),
+                );
+            }
+            ShardState::Ro => {
+                let failure = Failure::new(ErrorId::NoWriter).field("shard", &shard.name);
+                return Verdict::Refuse(failure.executed(Executed::No));
+            }
+        }
+        let Some((key, moving)) = order.key.and_then(|key| Some((key, state.moving.get(key)?))) else {
+            return Verdict::Go(None);
+        };
+        match moving.located.state {
+            EntityState::Active => Verdict::Go(None),
+            EntityState::Moving | EntityState::Settling => Verdict::Go(Some(moving.located.own_gen)),
+            EntityState::Locked if !self.reads_only(order) => {
+                let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
+                let failure = locked(key, to, moving.row.eta_ms, self.transaction != Transaction::None);
+                match moving.row.mode {
+                    MoveMode::Locked => Verdict::Refuse(failure),
+                    MoveMode::Online => Verdict::Hold(failure),
+                }
+            }
+            EntityState::Locked => Verdict::Go(None),
+        }
+    }
+
+    fn reads_only(&self, order: &Order<'_>) -> bool {
+        !order.writes()
+    }
+
+    async fn try_on_writer(
+        &mut self,
+        order: &mut Order<'_>,
+        leave: &Admission,
+        turn: Turn,
+    ) -> Result<Tried, Stop> {
+        let pool = match self.shared.pools.of(leave.writer) {
+            Ok(pool) => pool,
+            Err(error) => return Err(self.checkout_stop(error, order)),
+        };
+        let mut lent = match pool.checkout(&self.settings).await {
+            Ok(lent) => lent,
+            Err(error) if is_connection(&error) => {
+                let why = Failure::new(ErrorId::ShardUnreachable).field("server", &pool.server().name);
+                return Ok(Tried::Later(why.note(error.to_string())));
+            }
+            Err(error) => return Err(self.checkout_stop(error, order)),
+        };
+        self.shared.metrics.to_writer.inc();
+        let own = self.transaction == Transaction::None && self.autocommit && leave.fence.is_some();
+        let begun = self.begin_on(&mut lent, own).await;
+        let fenced = match (begun, leave.fence, order.key) {
+            (Ok(()), Some(own_gen), Some(key)) if order.writes() => self.fence(&mut lent, key, own_gen).await,
+            (begun, ..) => begun.map(|()| true),
+        };
+        match fenced {
+            Ok(true) => {}
+            Ok(false) => {
+                lent.dirty = true;
+                return Ok(Tried::Later(Failure::new(ErrorId::FenceClosed)));
+            }
+            Err(Start::Refused(code, _)) if READ_ONLY.contains(&code) => {
+                lent.dirty = true;
+                return Ok(Tried::Later(read_only(lent.server())));
+            }
+            Err(Start::Refused(_, payload)) => {
+                lent.dirty = true;
+                return Err(Stop::Pass(payload));
+            }
+            Err(Start::Lost(fault)) => {
+                let why = Failure::new(ErrorId::BackendLost).field("server", &lent.server().name);
+                lent.discard();
+                return Ok(Tried::Later(why.note(fault.to_string())));
+            }
+        }
+        let watch =
+            Watch { intercept: READ_ONLY, insert_id: order.insert_id, hide_transaction: own };
+        match self.exchange(&mut lent, order, turn, watch).await {
+            Ok(outcome) if outcome.intercepted.is_some() => {
+                // Nothing of this transaction has been done: it begins anew on the right server.
+                lent.dirty |= lent.status.has(Status::IN_TRANS);
+                let why = read_only(lent.server());
+                Ok(Tried::Later(why))
+            }
+            Ok(outcome) if own => self.commit_own(lent, outcome, order).await.map(Tried::Answered),
+            Ok(outcome) => {
+                if lent.status.has(Status::IN_TRANS) {
+                    self.transaction = Transaction::Open(leave.shard);
+                }
+                self.finish(lent, outcome, order).await.map(Tried::Answered)
+            }
+            Err(broken) => {
+                let in_transaction = lent.status.has(Status::IN_TRANS) || own;
+                self.broken(lent, broken, order.writes(), in_transaction && !own).await.map(Tried::Answered)
+            }
+        }
+    }
+
+    /// Begins the client's pending transaction, or one of our own, on this connection.
+    async fn begin_on(&mut self, lent: &mut Lent, own: bool) -> Result<(), Start> {
+        if let Transaction::Pending(statements) = &self.transaction {
+            for statement in statements {
+                said(lent.query(statement).await)?;
+            }
+        } else if own {
+            said(lent.query(b"START TRANSACTION").await)?;
+        }
+        Ok(())
+    }
+
+    /// Checks, and locks against the mover, that this shard owns the user: `false` if it does not.
+    async fn fence(&mut self, lent: &mut Lent, key: &Key, own_gen: Generation) -> Result<bool, Start> {
+        self.shared.metrics.fenced.inc();
+        let quoted = key.to_string().replace('\\', "\\\\").replace('\'', "''");
+        let statement = format!(
+            "SELECT 1 FROM usher.ownership WHERE entity = 'user' AND entity_key = '{quoted}' \
+             AND own_gen = {own_gen} AND state = 'owned' LOCK IN SHARE MODE"
+        );
+        let reply = said(lent.query(statement.as_bytes()).await)?;
+        Ok(!reply.rows.is_empty())
+    }
+
+    /// Commits the transaction of our own around a fenced write, then answers.
+    async fn commit_own(&mut self, mut lent: Lent, mut outcome: Outcome, order: &Order<'_>) -> Served {
+        let failed = outcome.error.is_some();
+        let end: &[u8] = if failed { b"ROLLBACK" } else { b"COMMIT" };
+        match said(lent.query(end).await) {
+            Ok(reply) => {
+                outcome.position = reply
+                    .gtid
+                    .and_then(|gtid| usher_topology::GtidPosition::parse(&gtid).ok())
+                    .map(Arc::new)
+                    .or(outcome.position);
+                self.finish(lent, outcome, order).await
+            }
+            Err(Start::Refused(_, payload)) => {
+                lent.dirty = true;
+                Err(Stop::Pass(payload))
+            }
+            Err(Start::Lost(fault)) => {
+                let failure = lost(lent.server(), &fault, ErrorId::OutcomeUnknown, Executed::Unknown);
+                lent.discard();
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// On a connection that the session holds already: of its transaction, or pinned.
+    async fn run_bound(&mut self, at: usize, order: Order<'_>, turn: Turn) -> Served {
+        let mut order = order;
+        let mut bound = self.bound.swap_remove(at);
+        let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
+        let served = self.run_on_bound(&mut bound, open, &mut order, turn).await;
+        let outcome = match served {
+            Ok(outcome) => outcome,
+            Err(Stop::Fail(failure)) if !bound.lent.is_discarded() => {
+                self.bound.push(bound);
+                return Err(failure.into());
+            }
+            Err(stop) => {
+                self.end_transaction();
+                return Err(stop);
+            }
+        };
+        self.shared.metrics.to_writer.inc();
+        if outcome.error.is_some() && open {
+            // A deadlock rolls the transaction back, other errors do not: the server knows.
+            if bound.lent.command(COM_PING, &[]).await.is_err() {
+                bound.lent.discard();
+            }
+        }
+        if bound.lent.is_discarded() {
+            self.end_transaction();
+            self.send_tail(outcome.tail).await?;
+            return Ok(Answered { failed: true, seq: outcome.seq });
+        }
+        self.finish_bound(bound, outcome, &order).await
+    }
+
+    async fn run_on_bound(
+        &mut self,
+        bound: &mut Bound,
+        open: bool,
+        order: &mut Order<'_>,
+        turn: Turn,
+    ) -> Result<Outcome, Stop> {
+        self.bring_settings(bound).await?;
+        if order.writes() && !self.admit_bound(bound, open, order).await? {
+            return Err(Failure::new(ErrorId::FenceClosed).safe_to_retry().into());
+        }
+        if !open && let Transaction::Pending(_) = self.transaction {
+            match self.begin_on(&mut bound.lent, false).await {
+                Ok(()) => {}
+                Err(Start::Refused(_, payload)) => return Err(Stop::Pass(payload)),
+                Err(Start::Lost(fault)) => {
+                    return Err(self.lost_bound(bound, &fault, false).into());
+                }
+            }
+        }
+        let watch = Watch { intercept: &[], insert_id: order.insert_id, hide_transaction: false };
+        match self.exchange(&mut bound.lent, order, turn, watch).await {
+            Ok(outcome) => Ok(outcome),
+            Err(Broken::Server { fault, forwarded: false, .. }) => {
+                Err(self.lost_bound(bound, &fault, order.writes() && !open).into())
+            }
+            Err(Broken::Server { fault, seq, .. }) => {
+                let failure = interrupted(&bound.lent.server().name, &fault);
+                bound.lent.discard();
+                match seq {
+                    Some(seq) => {
+                        self.end_rows_with(seq, &failure).await?;
+                        self.end_transaction();
+                        Err(End::Refused(ErrorId::SessionStateLost).into())
+                    }
+                    None => Err(End::Torn.into()),
+                }
+            }
+            Err(Broken::Client(error)) => {
+                bound.lent.discard();
+                Err(End::Io(error).into())
+            }
+        }
+    }
+
+    /// A transaction's further users are let in like its first.
+    async fn admit_bound(
+        &mut self,
+        bound: &mut Bound,
+        open: bool,
+        order: &mut Order<'_>,
+    ) -> Result<bool, Stop> {
+        let known = open && order.key.is_none_or(|key| InFlight::has_key(&self.slot, key));
+        if known {
+            return Ok(true);
+        }
+        let state = self.shared.directory.state();
+        let shard = find(&state, bound.shard)?;
+        if !open {
+            // Pinned, outside of a transaction: as any write, but it cannot go elsewhere.
+            let shared = Arc::clone(&self.shared);
+            let mut hold = Hold::new(&shared, false);
+            self.admit(order, &mut hold).await?;
+            return Ok(order.place.shard == bound.shard);
+        }
+        InFlight::enter(&self.slot, shard.id, order.key, state.version);
+        let Some((key, moving)) = order.key.and_then(|key| Some((key, state.moving.get(key)?))) else {
+            return Ok(true);
+        };
+        match (moving.located.state, moving.row.mode) {
+            (EntityState::Active, _) => Ok(true),
+            (EntityState::Locked, _) => {
+                let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
+                Err(locked(key, to, moving.row.eta_ms, true).into())
+            }
+            _ => match self.fence(&mut bound.lent, key, moving.located.own_gen).await {
+                Ok(owned) => Ok(owned),
+                Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
+                Err(Start::Lost(fault)) => Err(self.lost_bound(bound, &fault, false).into()),
+            },
+        }
+    }
+
+    async fn bring_settings(&mut self, bound: &mut Bound) -> Result<(), Stop> {
+        match bound.lent.bring_to(&self.settings).await {
+            Ok(()) => Ok(()),
+            Err(BackendError::Settings { payload, .. }) => Err(Stop::Pass(payload)),
+            Err(error) => {
+                bound.lent.discard();
+                self.end_transaction();
+                Err(Failure::new(ErrorId::BackendLostInTransaction).note(error.to_string()).safe_to_retry().into())
+            }
+        }
+    }
+
+    fn lost_bound(&mut self, bound: &mut Bound, fault: &Fault, unknown: bool) -> Failure {
+        let open = matches!(self.transaction, Transaction::Open(_));
+        let (id, executed) = match (unknown, open) {
+            (true, _) => (ErrorId::OutcomeUnknown, Executed::Unknown),
+            (false, true) => (ErrorId::BackendLostInTransaction, Executed::No),
+            (false, false) => (ErrorId::SessionStateLost, Executed::No),
+        };
+        let failure = lost(bound.lent.server(), fault, id, executed);
+        bound.lent.discard();
+        self.end_transaction();
+        failure
+    }
+
+    /// Sends the statement and relays its answer.
+    async fn exchange(
+        &mut self,
+        lent: &mut Lent,
+        order: &mut Order<'_>,
+        turn: Turn,
+        watch: Watch<'_>,
+    ) -> Result<Outcome, Broken> {
+        if order.plan.uses.last_insert_id && lent.last_insert_id != Some(self.last_insert_id) {
+            let set = format!("SET last_insert_id = {}", self.last_insert_id);
+            lent.query(set.as_bytes()).await.map_err(unsent)?;
+            lent.last_insert_id = Some(self.last_insert_id);
+        }
+        match &mut order.body {
+            Body::Text(packets) => lent.send(packets).await.map_err(unsent)?,
+            Body::Execute { text, hash, packet } => {
+                let max = self.shared.limits.statements_per_backend_max;
+                let id = match prepared_id(lent, text, *hash, max).await {
+                    Ok(id) => id,
+                    Err(Start::Lost(fault)) => return Err(unsent(fault)),
+                    Err(Start::Refused(_, payload)) => return Ok(self.refused(payload, turn)),
+                };
+                let payload = packet.get_mut(4..).unwrap_or_default();
+                // A packet too short for an id was refused when its parameters were read.
+                let _ = Execute::patch_id(payload, id);
+                lent.send(packet).await.map_err(unsent)?;
+            }
+        }
+        let outcome = self.relay(lent, turn, watch).await?;
+        if let (Some(UNKNOWN_STATEMENT), Body::Execute { hash, .. }) = (outcome.error, &order.body) {
+            lent.forget_statement(*hash);
+        }
+        Ok(outcome)
+    }
+
+    /// The outcome of a statement that the server would not prepare: its own error, for the client.
+    fn refused(&mut self, payload: Vec<u8>, turn: Turn) -> Outcome {
+        let mut outcome = Outcome { error: Some(0), tail: crate::buffers::take(), ..Outcome::default() };
+        let mut answer =
+            usher_wire::result::Answer::new(&mut outcome.tail, turn.seq, self.client.caps);
+        answer.packet(|out| out.extend_from_slice(&payload));
+        outcome.seq = answer.seq();
+        outcome
+    }
+
+    /// After an answer on a connection that was not bound: binds it if a transaction is open or it holds state,
+    /// else gives it back, then sends what is left to send.
+    async fn finish(&mut self, lent: Lent, outcome: Outcome, order: &Order<'_>) -> Served {
+        let bound = Bound { shard: order.place.shard, lent, pinned: false };
+        self.finish_bound(bound, outcome, order).await
+    }
+
+    async fn finish_bound(&mut self, mut bound: Bound, outcome: Outcome, order: &Order<'_>) -> Served {
+        let plan = order.plan;
+        let failed = outcome.error.is_some();
+        let writes = order.writes();
+        if writes {
+            bound.lent.last_insert_id = None;
+        }
+        self.note_counts(&outcome, order, failed);
+        if writes && !failed && let Some(key) = order.key && !self.written.contains(key) {
+            self.written.push(key.clone());
+        }
+        if !outcome.variables.is_empty() {
+            self.take_over(&mut bound.lent, &outcome.variables);
+        }
+        bound.pinned |= !failed && leaves_state(plan);
+        let open = bound.lent.status.has(Status::IN_TRANS);
+        if open {
+            self.transaction = Transaction::Open(bound.shard);
+        } else if writes || self.transaction != Transaction::None || !self.written.is_empty() {
+            self.close_transaction(bound.shard, &outcome, failed);
+        }
+        let ask_id = !failed && self.asks_for_id(order, &outcome);
+        let mut kept = Some(bound);
+        if let Some(bound) = kept.take_if(|bound| (open || bound.pinned) && !ask_id) {
+            self.bound.push(bound);
+        } else if outcome.warnings == 0 && !failed && !plan.uses.calc_found_rows && !ask_id {
+            kept = None;
+        }
+        let seq = outcome.seq;
+        self.send_tail(outcome.tail).await?;
+        if let Some(mut bound) = kept {
+            if ask_id {
+                self.ask_for_id(&mut bound.lent).await;
+            }
+            match () {
+                () if bound.lent.is_discarded() => {}
+                () if open || bound.pinned => self.bound.push(bound),
+                () => self.kept = Some(bound),
+            }
+        }
+        Ok(Answered { failed, seq })
+    }
+
+    fn note_counts(&mut self, outcome: &Outcome, order: &Order<'_>, failed: bool) {
+        self.row_count = match (failed, outcome.had_rows) {
+            (true, _) | (_, true) => -1,
+            _ => i64::try_from(outcome.affected_rows).unwrap_or(i64::MAX),
+        };
+        if let Some(id) = order.insert_id.filter(|_| !failed && outcome.affected_rows > 0) {
+            self.last_insert_id = id;
+        }
+    }
+
+    /// Whether the server must be asked what LAST_INSERT_ID() gives now: the OK packet also tells ids that the
+    /// client gave itself.
+    fn asks_for_id(&self, order: &Order<'_>, outcome: &Outcome) -> bool {
+        let unsharded_insert = order.insert_id.is_none() && order.plan.is_write && outcome.insert_id != 0;
+        unsharded_insert || order.plan.uses.sets_last_insert_id
+    }
+
+    async fn ask_for_id(&mut self, lent: &mut Lent) {
+        match lent.query(b"SELECT LAST_INSERT_ID()").await {
+            Ok(reply) => {
+                if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
+                    self.last_insert_id = id;
+                    lent.last_insert_id = Some(id);
+                }
+            }
+            Err(_) => lent.discard(),
+        }
+    }
+
+    /// A transaction or a single write has ended: its users' next reads must see it.
+    fn close_transaction(&mut self, shard: ShardId, outcome: &Outcome, failed: bool) {
+        let wrote = !failed && (outcome.position.is_some() || outcome.affected_rows > 0 || self.written.len() > 1);
+        if !shard.is_global() && (wrote || self.transaction != Transaction::None) {
+            for key in &self.written {
+                self.shared.watermarks.wrote(shard, key, outcome.position.clone());
+            }
+        }
+        self.end_transaction();
+    }
+
+    /// The failure of a statement whose server was lost.
+    async fn broken(&mut self, mut lent: Lent, broken: Broken, wrote: bool, in_transaction: bool) -> Served {
+        let stop = match broken {
+            Broken::Client(error) => Stop::End(End::Io(error)),
+            Broken::Server { fault, forwarded: false, .. } => {
+                let (id, executed) = match (in_transaction, wrote) {
+                    (true, _) => (ErrorId::BackendLostInTransaction, Executed::No),
+                    (false, true) => (ErrorId::OutcomeUnknown, Executed::Unknown),
+                    (false, false) => (ErrorId::ShardUnreachable, Executed::No),
+                };
+                Stop::Fail(lost(lent.server(), &fault, id, executed))
+            }
+            Broken::Server { fault, seq: Some(seq), .. } => {
+                let failure = interrupted(&lent.server().name, &fault);
+                lent.discard();
+                self.end_transaction();
+                self.end_rows_with(seq, &failure).await?;
+                return Ok(Answered { failed: true, seq: seq.wrapping_add(1) });
+            }
+            Broken::Server { .. } => Stop::End(End::Torn),
+        };
+        lent.discard();
+        self.end_transaction();
+        Err(stop)
+    }
+
+    pub(crate) fn checkout_stop(&self, error: BackendError, order: &Order<'_>) -> Stop {
+        if let BackendError::Settings { payload, .. } = error {
+            return Stop::Pass(payload);
+        }
+        let state = self.shared.directory.state();
+        let shard = state.topology.shard(order.place.shard).map_or("?", |shard| shard.name.as_str());
+        checkout_failure(&error).field("shard", shard).into()
+    }
+}
+
+/// What became of an attempt on the writer.
+enum Tried {
+    Answered(Answered),
+    /// Nothing was executed; another attempt may find things changed.
+    Later(Failure),
+}
+
+/// Why a statement of ours in front of the client's did not succeed.
+pub(crate) enum Start {
+    /// The server's error and its payload.
+    Refused(u16, Vec<u8>),
+    /// The connection is gone.
+    Lost(Fault),
+}
+
+/// Takes a server's error for a refusal.
+pub(crate) fn said(reply: Result<usher_backend::Reply, Fault>) -> Result<usher_backend::Reply, Start> {
+    match reply {
+        Ok(mut reply) => match reply.error.take() {
+            None => Ok(reply),
+            Some((code, payload)) => Err(Start::Refused(code, payload)),
+        },
+        Err(fault) => Err(Start::Lost(fault)),
+    }
+}
+
+/// The server's id of the statement, preparing it if this connection has not.
+async fn prepared_id(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Result<u32, Start> {
+    if let Some(id) = lent.statement(hash) {
+        return Ok(id);
+    }
+    Box::pin(prepare_on(lent, text, hash, max)).await
+}
+
+#[cold]
+async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Result<u32, Start> {
+    lent.send_command(COM_STMT_PREPARE, text).await.map_err(Start::Lost)?;
+    let reply = said(lent.reply(Kind::Prepare).await)?;
+    let Some(id) = reply.statement_id else { return Err(Start::Lost(Fault::Closed)) };
+    if let Some(old) = lent.remember_statement(hash, id, max) {
+        // COM_STMT_CLOSE has no answer.
+        lent.send_command(COM_STMT_CLOSE, &old.to_le_bytes()).await.map_err(Start::Lost)?;
+        lent.rest();
+    }
+    Ok(id)
+}
+
+/// Whether a statement leaves something on its connection that settings cannot replay.
+fn leaves_state(plan: &Plan) -> bool {
+    use usher_sql::{DdlKind, PlanKind};
+    plan.uses.named_lock
+        || !plan.uses.writes_user_vars.is_empty()
+        || matches!(plan.kind, PlanKind::LockTables | PlanKind::Ddl(DdlKind::CreateTemporaryTable))
+}
+
+fn find(state: &State, id: ShardId) -> Result<&Shard, Stop> {
+    state.topology.shard(id).ok_or_else(|| {
+        Failure::new(ErrorId::ShardUnreachable).field("shard", id).note("not in the topology").into()
+    })
+}
+
+fn is_connection(error: &BackendError) -> bool {
+    matches!(error, BackendError::Connect { .. } | BackendError::Refused { .. } | BackendError::Unknown(_))
+}
+
+pub(crate) fn checkout_failure(error: &BackendError) -> Failure {
+    let id = match error {
+        BackendError::Exhausted { .. } => ErrorId::PoolExhausted,
+        BackendError::Refused { .. } => ErrorId::BackendLoginRefused,
+        _ => ErrorId::ShardUnreachable,
+    };
+    Failure::new(id).note(error.to_string()).safe_to_retry()
+}
+
+fn unsent(fault: Fault) -> Broken {
+    // Sending failed: the server may have read a part, but never a whole statement... unless all had left before the
+    // error came, which a socket does not tell. A write therefore counts as of unknown outcome.
+    Broken::Server { fault, forwarded: false, seq: None }
+}
+
+fn read_only(server: &Server) -> Failure {
+    Failure::new(ErrorId::NoWriter).field("server", &server.name).note("is read-only")
+}
+
+fn lost(server: &Server, fault: &Fault, id: ErrorId, executed: Executed) -> Failure {
+    Failure::new(id).field("server", &server.name).note(format!("{}: {fault}", id.summary())).executed(executed)
+}
+
+/// The message of a user that is being moved the locked way.
+fn locked(key: &Key, to: &str, eta_ms: Option<u64>, in_transaction: bool) -> Failure {
+    let id = if in_transaction { ErrorId::UserReadOnlyInTransaction } else { ErrorId::UserReadOnly };
+    let left = match eta_ms.map(|ms| ms.div_ceil(60_000).max(1)) {
+        Some(1) => "about 1 minute left".to_owned(),
+        Some(minutes) => format!("about {minutes} minutes left"),
+        None => "time left not known yet".to_owned(),
+    };
+    Failure::new(id)
+        .note(format!("user {key} is being moved to shard {to}, {left}; reads go on"))
+        .executed(Executed::No)
+        .advice("try again later")
+}

@@ -1,0 +1,189 @@
+//! From a server's answer to the client, bytes as they come, and what the session learns on the way.
+
+use std::sync::Arc;
+
+use usher_backend::{Fault, Lent, gtid_of};
+use usher_topology::GtidPosition;
+use usher_wire::packet::{Change, ErrPacket};
+use usher_wire::relay::{End as OkEnd, Kind, OkEdit, Progress, Relay};
+use usher_wire::result::Answer;
+use usher_wire::sqlerr::{ErrorId, Failure};
+use usher_wire::status::Status;
+
+use crate::buffers;
+use crate::session::{End, Session, Turn};
+
+/// What a relay looks out for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Watch<'a> {
+    /// Errors that are not passed on if they come first: the caller has a better way.
+    pub(crate) intercept: &'a [u16],
+    /// The generated id to report instead of the server's.
+    pub(crate) insert_id: Option<u64>,
+    /// The statement runs in a transaction of ours that the client does not know of.
+    pub(crate) hide_transaction: bool,
+}
+
+/// What an answer was.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The answer's last bytes, not sent yet: the connection can be given back first. Goes back to the free list.
+    pub(crate) tail: Vec<u8>,
+    /// An error that was held back, with its payload.
+    pub(crate) intercepted: Option<(u16, Vec<u8>)>,
+    /// Code of the error that ended the answer.
+    pub(crate) error: Option<u16>,
+    /// The client's next sequence id.
+    pub(crate) seq: u8,
+    pub(crate) affected_rows: u64,
+    pub(crate) insert_id: u64,
+    pub(crate) warnings: u16,
+    pub(crate) had_rows: bool,
+    /// Where the writes stand in the server's history.
+    pub(crate) position: Option<Arc<GtidPosition>>,
+    /// Variables that the statement changed, other than by a SET of ours.
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+/// How a relay broke off.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The client went; the server's connection is in the middle of its answer.
+    Client(std::io::Error),
+    /// The server went, or made no sense.
+    Server {
+        fault: Fault,
+        /// Something of its answer has gone to the client.
+        forwarded: bool,
+        /// The client's next sequence id; `None` if half a packet has gone to it.
+        seq: Option<u8>,
+    },
+}
+
+impl Session {
+    /// Relays the answer to one command that was sent on `lent`.
+    pub(crate) async fn relay(
+        &mut self,
+        lent: &mut Lent,
+        turn: Turn,
+        watch: Watch<'_>,
+    ) -> Result<Outcome, Broken> {
+        let mut relay = Relay::with_seq(Kind::Query, self.form(), 1, turn.seq);
+        let mut outcome = Outcome::default();
+        let mut forwarded = false;
+        loop {
+            let progress = match relay.advance(&mut lent.buf) {
+                Ok(progress) => progress,
+                Err(error) => return Err(server(error.into(), forwarded, &relay)),
+            };
+            let step = match progress {
+                Progress::More => self.more(lent, &mut relay, &mut forwarded).await,
+                Progress::Ok(end) => {
+                    self.learn(lent, &end, &mut outcome);
+                    let edit = edit(turn, watch, &end);
+                    relay.pass_ok(&mut lent.buf, &edit).map_err(|error| server(error.into(), forwarded, &relay))
+                }
+                Progress::Err(at) => {
+                    let payload = lent.buf.get(at).unwrap_or_default();
+                    let code = ErrPacket::parse(payload).map_or(0, |error| error.code);
+                    if watch.intercept.contains(&code) && !forwarded && relay.ready() == 0 {
+                        outcome.intercepted = Some((code, payload.to_vec()));
+                        lent.buf.clear();
+                        lent.rest();
+                        return Ok(outcome);
+                    }
+                    outcome.error = Some(code);
+                    relay.pass(&mut lent.buf).map_err(|error| server(error.into(), forwarded, &relay))
+                }
+                Progress::Done => break,
+                Progress::Prepared(_) | Progress::LocalInfile(_) => {
+                    let error = usher_wire::Error::Malformed("an answer that was not asked for");
+                    Err(server(error.into(), forwarded, &relay))
+                }
+            };
+            step?;
+        }
+        outcome.seq = relay.client_seq();
+        if relay.ready() != lent.buf.len() {
+            let error = usher_wire::Error::Malformed("bytes behind an answer");
+            return Err(server(error.into(), true, &relay));
+        }
+        outcome.tail = std::mem::replace(&mut lent.buf, buffers::take());
+        lent.rest();
+        Ok(outcome)
+    }
+
+    /// Sends on what is ready and reads more.
+    async fn more(
+        &mut self,
+        lent: &mut Lent,
+        relay: &mut Relay,
+        forwarded: &mut bool,
+    ) -> Result<(), Broken> {
+        let ready = relay.ready();
+        if ready > 0 {
+            let bytes = lent.buf.get(..ready).unwrap_or_default();
+            self.client.stream.write(bytes).await.map_err(Broken::Client)?;
+            lent.consume(ready);
+            relay.sent(ready);
+            *forwarded = true;
+        }
+        lent.read().await.map_err(|fault| server(fault, *forwarded, relay))
+    }
+
+    fn learn(&mut self, lent: &mut Lent, end: &OkEnd, outcome: &mut Outcome) {
+        outcome.affected_rows = end.affected_rows;
+        outcome.insert_id = end.last_insert_id;
+        outcome.warnings = end.warnings;
+        outcome.had_rows = end.rows_end;
+        lent.status = end.status;
+        if !end.has_changes() {
+            return;
+        }
+        for change in end.changes(&lent.buf) {
+            if let Some(gtid) = gtid_of(&change) {
+                outcome.position = GtidPosition::parse(&gtid).ok().map(Arc::new);
+            } else if let Change::Variable { name, value } = change {
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                outcome.variables.push((text(name), text(value)));
+            }
+        }
+    }
+
+    /// Sends an answer's last bytes and takes their buffer back.
+    pub(crate) async fn send_tail(&mut self, tail: Vec<u8>) -> Result<(), End> {
+        let sent = self.client.stream.write(&tail).await;
+        buffers::give_back(tail);
+        Ok(sent?)
+    }
+
+    /// Tells the client, in place of the rest of the rows, that the server was lost.
+    pub(crate) async fn end_rows_with(&mut self, seq: u8, failure: &Failure) -> Result<(), End> {
+        let mut out = buffers::take();
+        Answer::new(&mut out, seq, self.client.caps).failure(failure);
+        self.send_tail(out).await
+    }
+}
+
+fn server(fault: Fault, forwarded: bool, relay: &Relay) -> Broken {
+    Broken::Server { fault, forwarded, seq: relay.is_between_packets().then(|| relay.client_seq()) }
+}
+
+fn edit<'a>(turn: Turn, watch: Watch<'_>, end: &OkEnd) -> OkEdit<'a> {
+    let mut edit = OkEdit::default();
+    if turn.more {
+        edit.set_status = Status::MORE_RESULTS;
+    }
+    if watch.hide_transaction {
+        edit.clear_status = Status::IN_TRANS;
+    }
+    if !end.rows_end {
+        edit.last_insert_id = watch.insert_id;
+    }
+    edit
+}
+
+/// The failure of a read whose server was lost in the middle.
+pub(crate) fn interrupted(server: &str, fault: &Fault) -> Failure {
+    Failure::new(ErrorId::ReadInterrupted).field("server", server).note(format!("lost in the middle of the rows: {fault}"))
+}
