@@ -6,6 +6,7 @@ use usher_backend::{BackendError, Fault, Lent, Pool};
 use usher_directory::{EntityState, MoveMode, State};
 use usher_sql::Plan;
 use usher_topology::{Generation, Key, Server, ServerId, Shard, ShardId, ShardState, Want, choose};
+use usher_wire::command::{COM_PING, COM_STMT_CLOSE, COM_STMT_PREPARE};
 use usher_wire::relay::Kind;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
@@ -26,10 +27,6 @@ const UNKNOWN_STATEMENT: u16 = 1243;
 const READ_ATTEMPTS: usize = 3;
 /// How often a user is looked up again when the state changes under the look-up.
 const ADMIT_ATTEMPTS: usize = 8;
-
-const COM_STMT_PREPARE: u8 = 0x16;
-const COM_STMT_CLOSE: u8 = 0x19;
-const COM_PING: u8 = 0x0e;
 
 /// What is sent for a statement.
 #[derive(Debug)]
@@ -133,6 +130,24 @@ impl Session {
                 Err(broken) => return self.broken(lent, broken, false, false).await,
             }
         }
+    }
+
+    /// Outside of any transaction of the client's: a statement that touches no table, or that can find nothing. It
+    /// neither opens nor needs a transaction, so it does not decide where the client's goes.
+    pub(crate) async fn run_aside(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
+        if let Some(at) = self.bound.iter().position(|bound| bound.shard == order.place.shard) {
+            return self.run_bound(at, order, turn).await;
+        }
+        self.kept = None;
+        let own = Arc::clone(&self.settings);
+        if !self.autocommit {
+            self.settings = self.settings.edit().unset("autocommit").build();
+        }
+        let in_transaction = std::mem::replace(&mut self.transaction, Transaction::None);
+        let served = self.run_read(&mut order, turn).await;
+        self.transaction = in_transaction;
+        self.settings = own;
+        served
     }
 
     fn choose_for_read(&mut self, order: &Order<'_>, last: bool) -> Result<(Arc<Pool>, bool), Stop> {
@@ -747,7 +762,7 @@ async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Res
 
 /// Whether a statement leaves something on its connection that settings cannot replay.
 fn leaves_state(plan: &Plan) -> bool {
-    use usher_sql::{DdlKind, PlanKind};
+    use usher_sql::{DdlKind, Kind as PlanKind};
     plan.uses.named_lock
         || !plan.uses.writes_user_vars.is_empty()
         || matches!(plan.kind, PlanKind::LockTables | PlanKind::Ddl(DdlKind::CreateTemporaryTable))

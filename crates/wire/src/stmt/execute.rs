@@ -102,6 +102,20 @@ impl<'a> Execute<'a> {
         long: &[LongData<'_>],
         instead: impl Fn(usize) -> Option<Param<'a>>,
     ) {
+        self.rewrite_with(out, seq, id, long, &[], instead);
+    }
+
+    /// As [`Execute::rewrite`], for a server's statement that has more placeholders than the client's: `added` are
+    /// their places among all placeholders of the server's statement, in order, and their values.
+    pub fn rewrite_with(
+        &self,
+        out: &mut Vec<u8>,
+        seq: &mut u8,
+        id: u32,
+        long: &[LongData<'_>],
+        added: &[(u16, Param<'_>)],
+        instead: impl Fn(usize) -> Option<Param<'a>>,
+    ) {
         let values = self.params().enumerate().map(|(n, (ty, value))| match (instead(n), value) {
             (Some(new), _) => (new.fitting_type(ty), Value::New(new)),
             (None, Param::Long) => {
@@ -110,7 +124,14 @@ impl<'a> Execute<'a> {
             }
             (None, value) => (ty, Value::Old(value)),
         });
-        put_execute(out, seq, id, self.flags, self.params, values);
+        let null = ParamType::new(ParamType::NULL);
+        let (mut values, mut added) = (values, added.iter().peekable());
+        let count = self.params + added.len();
+        let merged = (0..count).map_while(|at| match added.next_if(|(place, _)| usize::from(*place) == at) {
+            Some((_, param)) => Some((param.fitting_type(null), Value::New(*param))),
+            None => values.next(),
+        });
+        put_execute(out, seq, id, self.flags, count, merged);
     }
 }
 

@@ -1,0 +1,514 @@
+//! Prepared statements: the session's own ids, the servers' prepared when first needed.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
+
+use usher_sql::{Kind, Literal, LiteralKind, Plan, Target};
+use usher_topology::{Key, ShardId};
+use usher_wire::caps::Caps;
+use usher_wire::command::COM_STMT_PREPARE;
+use usher_wire::relay::{Kind as AnswerKind, Progress, Relay};
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+use usher_wire::stmt::{Execute, Param, ParamType};
+
+use crate::buffers;
+use crate::execute::{Body, Order, checkout_failure};
+use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
+use crate::query::{Text, unsupported};
+use crate::route::{Place, Values};
+use crate::session::{Answered, Served, Session, Stop, Turn};
+
+/// Statements are told apart by a keyed 128-bit hash of their text and schema.
+static HASH: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
+
+/// A statement that the client has prepared.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// As the client sent it.
+    text: Box<[u8]>,
+    literals: Box<[Literal]>,
+    plan: Arc<Plan>,
+    /// The catalog that the plan was made by.
+    catalog: u64,
+    schema: Option<Box<str>>,
+    params: u16,
+    /// What servers prepare.
+    server_text: Box<[u8]>,
+    hash: u128,
+    /// Placeholders that only the server's text has, for ids.
+    added: Box<[u16]>,
+    types: Vec<ParamType>,
+    /// Room for the types of the next execution.
+    spare_types: Option<Vec<ParamType>>,
+    /// Data that came ahead, by parameter.
+    long: Vec<(u16, Vec<u8>)>,
+    long_too_big: bool,
+}
+
+impl Session {
+    /// COM_STMT_PREPARE: a server prepares it, for what it says of parameters and columns.
+    pub(crate) async fn prepare(&mut self, text: &[u8], turn: Turn) -> Served {
+        if self.statements.len() >= self.shared.limits.statements_per_session_max {
+            let limit = self.shared.limits.statements_per_session_max;
+            return Err(Failure::new(ErrorId::TooManyStatements).field("limit", limit).into());
+        }
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(text, self.mode, &mut literals);
+        let plan = self.plan(text, &digest);
+        check_preparable(&plan)?;
+        let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
+            Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
+            None => (text.into(), Box::default()),
+        };
+        let schema = self.settings.schema().map(Into::into);
+        let hash_by = |state: &RandomState| u128::from(state.hash_one((&server_text, &schema)));
+        let hash = hash_by(&HASH.0) << 64 | hash_by(&HASH.1);
+        let id = self.next_statement;
+        self.next_statement = self.next_statement.wrapping_add(1).max(1);
+        let prepared = Prepared {
+            text: text.into(),
+            literals: literals.into(),
+            params: digest.params,
+            catalog: self.shared.catalog.load().version(),
+            plan,
+            schema,
+            server_text,
+            hash,
+            added,
+            types: Vec::new(),
+            spare_types: None,
+            long: Vec::new(),
+            long_too_big: false,
+        };
+        self.prepare_on_server(prepared, id, turn).await
+    }
+
+    async fn prepare_on_server(&mut self, prepared: Prepared, id: u32, turn: Turn) -> Served {
+        let place = match &prepared.plan.target {
+            Target::Global => Place { shard: ShardId::GLOBAL, from_writer: true },
+            _ => self.any_place(),
+        };
+        let bound = self.bound.iter().position(|bound| bound.shard == place.shard);
+        let mut bound = bound.map(|at| self.bound.swap_remove(at));
+        let mut own;
+        let lent = match &mut bound {
+            Some(bound) => &mut bound.lent,
+            None => {
+                let state = self.shared.directory.state();
+                let writer = state.topology.shard(place.shard).map(|shard| shard.writer);
+                let pool = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
+                let pool = self.shared.pools.of(pool).map_err(|error| checkout_failure(&error))?;
+                own = pool.checkout(&self.settings).await.map_err(|error| match error {
+                    usher_backend::BackendError::Settings { payload, .. } => Stop::Pass(payload),
+                    error => checkout_failure(&error).into(),
+                })?;
+                &mut own
+            }
+        };
+        let hidden = prepared.added.len();
+        let told = tell_prepared(lent, &prepared, hidden, self.form(), self.client.caps, id, turn).await;
+        let max = self.shared.limits.statements_per_backend_max;
+        let (out, server_id) = match told {
+            Ok(told) => told,
+            Err(fault) => {
+                lent.discard();
+                if bound.is_some() {
+                    self.end_transaction();
+                }
+                return Err(Failure::new(ErrorId::ShardUnreachable).note(fault.to_string()).safe_to_retry().into());
+            }
+        };
+        let failed = server_id.is_none();
+        if let Some(server_id) = server_id {
+            let old = lent.remember_statement(prepared.hash, server_id, max);
+            if let Some(old) = old {
+                let sent = lent.send_command(usher_wire::command::COM_STMT_CLOSE, &old.to_le_bytes()).await;
+                if sent.is_ok() { lent.rest() } else { lent.discard() }
+            }
+            self.statements.insert(id, Box::new(prepared));
+        }
+        if let Some(bound) = bound.filter(|bound| !bound.lent.is_discarded()) {
+            self.bound.push(bound);
+        }
+        self.shared.metrics.in_proxy.inc();
+        self.send_tail(out).await?;
+        Ok(Answered { failed, seq: turn.seq })
+    }
+
+    /// COM_STMT_EXECUTE.
+    pub(crate) async fn execute_prepared(
+        &mut self,
+        raw: &mut [u8],
+        joined: Option<&[u8]>,
+        id: u32,
+        turn: Turn,
+    ) -> Served {
+        let Some(mut prepared) = self.statements.remove(&id) else { return Err(unknown(id)) };
+        let served = self.execute_taken(&mut prepared, raw, joined, turn).await;
+        prepared.long.clear();
+        prepared.long_too_big = false;
+        self.statements.insert(id, prepared);
+        served
+    }
+
+    async fn execute_taken(
+        &mut self,
+        prepared: &mut Prepared,
+        raw: &mut [u8],
+        joined: Option<&[u8]>,
+        turn: Turn,
+    ) -> Served {
+        if prepared.long_too_big {
+            let limit = self.shared.limits.packet_bytes_max;
+            return Err(Failure::new(ErrorId::LongDataTooBig).field("limit", limit).executed(Executed::No).into());
+        }
+        if prepared.catalog != self.shared.catalog.load().version() {
+            self.plan_again(prepared)?;
+        }
+        if prepared.schema.as_deref() != self.settings.schema() {
+            return Box::pin(self.execute_in_its_schema(prepared, raw, joined, turn)).await;
+        }
+        self.execute_here(prepared, raw, joined, turn).await
+    }
+
+    /// A statement keeps the default schema that it was prepared in.
+    async fn execute_in_its_schema(
+        &mut self,
+        prepared: &mut Prepared,
+        raw: &mut [u8],
+        joined: Option<&[u8]>,
+        turn: Turn,
+    ) -> Served {
+        let own = Arc::clone(&self.settings);
+        let own_hash = self.schema_hash;
+        let Some(schema) = prepared.schema.clone() else {
+            return Err(unsupported("a statement prepared before a schema was chosen, run in one"));
+        };
+        self.settings = self.settings.edit().schema(&schema).build();
+        self.schema_hash = self.shared.plans.schema_hash(Some(&schema));
+        let served = self.execute_here(prepared, raw, joined, turn).await;
+        (self.settings, self.schema_hash) = (own, own_hash);
+        served
+    }
+
+    fn plan_again(&mut self, prepared: &mut Prepared) -> Result<(), Stop> {
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(&prepared.text, self.mode, &mut literals);
+        let schema = (prepared.schema.as_deref(), self.shared.plans.schema_hash(prepared.schema.as_deref()));
+        let catalog = self.shared.catalog.load();
+        let plan =
+            self.shared.plans.plan(&prepared.text, &digest, schema, self.mode, &catalog, &self.shared.metrics);
+        if with_placeholders(&prepared.text, &plan, &literals, self.mode)?.is_some() == prepared.added.is_empty() {
+            // The table's sequence came or went: drivers prepare anew on this error.
+            return Err(Failure::new(ErrorId::UnknownStatement).note("the table has changed; prepare again").into());
+        }
+        prepared.plan = plan;
+        prepared.catalog = catalog.version();
+        Ok(())
+    }
+
+    async fn execute_here(
+        &mut self,
+        prepared: &mut Prepared,
+        raw: &mut [u8],
+        joined: Option<&[u8]>,
+        turn: Turn,
+    ) -> Served {
+        let attributes = self.client.caps.has(Caps::QUERY_ATTRIBUTES);
+        let plan = Arc::clone(&prepared.plan);
+        if !matches!(plan.kind, Kind::Read | Kind::LockingRead | Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete)
+            && prepared.params == 0
+            && is_of_the_session(&plan)
+        {
+            return Box::pin(self.execute_as_text(prepared, turn)).await;
+        }
+        let numbers: Vec<u16> = prepared.long.iter().map(|(number, _)| *number).collect();
+        let payload = joined.or(raw.get(4..)).unwrap_or_default();
+        let execute = Execute::parse(payload, prepared.params, &prepared.types, &numbers, attributes)?;
+        let types = execute.block.has_types().then(|| {
+            // The packet's own types, for the executions after this one.
+            let mut types = prepared.spare_types.take().unwrap_or_default();
+            execute.remember_types(&mut types);
+            types
+        });
+        let mut few = [Param::Null; FEW];
+        let many: Vec<Param<'_>>;
+        let params: &[Param<'_>] = if usize::from(prepared.params) <= FEW {
+            let mut count = 0;
+            for ((_, param), place) in execute.params().zip(&mut few) {
+                *place = with_long(param, count, &prepared.long);
+                count += 1;
+            }
+            few.get(..count).unwrap_or_default()
+        } else {
+            many = execute.params().enumerate().map(|(n, (_, p))| with_long(p, n, &prepared.long)).collect();
+            &many
+        };
+        let values = Values {
+            text: &prepared.text,
+            literals: &prepared.literals,
+            params,
+            mode: self.mode,
+            last_insert_id: self.last_insert_id,
+        };
+        let (key, insert, replaced) = match (&plan.insert, &plan.target) {
+            (Some(shape), Target::User { .. }) => {
+                let rows = row_ids(shape, &values);
+                let insert = self.ids_for(shape, &rows).await?;
+                let key = insert_key(&plan, shape, &values, insert.first_id)?;
+                (key, Some(insert), Some(rows))
+            }
+            (None, Target::User { sources }) => (values.one_key(sources)?, None, None),
+            _ => (None, None, None),
+        };
+        let needs_ids = insert.is_some_and(|insert| insert.first_id.is_some());
+        let rewritten = if !needs_ids && joined.is_none() && execute.is_plain(attributes) {
+            None
+        } else {
+            Some(rewrite(&execute, prepared, &plan, replaced.as_deref(), insert.and_then(|i| i.first_id)))
+        };
+        if let Some(types) = types {
+            prepared.spare_types = Some(std::mem::replace(&mut prepared.types, types));
+        }
+        let mut rewritten = rewritten;
+        let packet = match &mut rewritten {
+            Some(packet) => packet.as_mut_slice(),
+            None => raw,
+        };
+        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet };
+        self.run_execute(&plan, key, body, insert, turn).await
+    }
+
+    async fn run_execute(
+        &mut self,
+        plan: &Plan,
+        key: Option<Key>,
+        body: Body<'_>,
+        insert: Option<crate::insert::Insert>,
+        turn: Turn,
+    ) -> Served {
+        match &plan.target {
+            Target::User { .. } => self.of_user(plan, key, body, insert, turn).await,
+            Target::Global => {
+                let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+                let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
+                self.run(order, turn).await
+            }
+            Target::Unsupported { reason } => Err(unsupported(reason)),
+            _ => {
+                let place = self.any_place();
+                let order =
+                    Order { plan, place, key: None, body, insert_id: None, writer_hint: plan.needs_writer };
+                if plan.uses.named_lock || !plan.uses.writes_user_vars.is_empty() {
+                    return self.run(order, turn).await;
+                }
+                self.run_aside(order, turn).await
+            }
+        }
+    }
+
+    /// BEGIN, SET and so on, prepared: they have no rows, so their answers are the same as to text.
+    async fn execute_as_text(&mut self, prepared: &Prepared, turn: Turn) -> Served {
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(&prepared.text, self.mode, &mut literals);
+        let packets = crate::query::packet(&prepared.text);
+        let text = Text { text: &prepared.text, packets: &packets, digest: &digest, literals: &literals };
+        self.statement(text, turn).await
+    }
+
+    /// COM_STMT_CLOSE has no answer. Servers keep theirs for other sessions.
+    pub(crate) fn close_statement(&mut self, id: u32, turn: Turn) -> Served {
+        self.statements.remove(&id);
+        Ok(Answered { failed: false, seq: turn.seq })
+    }
+
+    /// COM_STMT_RESET: forgets data sent ahead.
+    pub(crate) async fn reset_statement(&mut self, id: u32, turn: Turn) -> Served {
+        let Some(prepared) = self.statements.get_mut(&id) else { return Err(unknown(id)) };
+        prepared.long.clear();
+        prepared.long_too_big = false;
+        self.answer_ok(turn).await
+    }
+
+    /// COM_STMT_SEND_LONG_DATA has no answer; what is wrong is told when the statement is executed.
+    pub(crate) fn long_data(&mut self, id: u32, param: u16, data: &[u8], turn: Turn) -> Served {
+        let max = self.shared.limits.packet_bytes_max;
+        if let Some(prepared) = self.statements.get_mut(&id) {
+            let held: usize = prepared.long.iter().map(|(_, bytes)| bytes.len()).sum();
+            match prepared.long.iter_mut().find(|(number, _)| *number == param) {
+                _ if held + data.len() > max => prepared.long_too_big = true,
+                Some((_, bytes)) => bytes.extend_from_slice(data),
+                None => prepared.long.push((param, data.to_vec())),
+            }
+        }
+        Ok(Answered { failed: false, seq: turn.seq })
+    }
+}
+
+/// Parameters that are held without an allocation.
+const FEW: usize = 16;
+
+fn with_long<'a>(param: Param<'a>, n: usize, long: &'a [(u16, Vec<u8>)]) -> Param<'a> {
+    match param {
+        Param::Long => {
+            let data = long.iter().find(|(number, _)| usize::from(*number) == n);
+            Param::Bytes(data.map_or(&[], |(_, bytes)| bytes.as_slice()))
+        }
+        other => other,
+    }
+}
+
+/// The packet for servers: ids put in, data that came ahead put in place.
+fn rewrite(
+    execute: &Execute<'_>,
+    prepared: &Prepared,
+    plan: &Plan,
+    rows: Option<&[RowId]>,
+    first_id: Option<u64>,
+) -> Vec<u8> {
+    let mut added = Vec::new();
+    let mut instead = Vec::new();
+    if let (Some(rows), Some(mut id), Some(sequence)) =
+        (rows, first_id, plan.insert.as_ref().and_then(|shape| shape.sequence.as_ref()))
+    {
+        for (_, value) in rows.iter().zip(&sequence.values).filter(|(row, _)| **row == RowId::Needed) {
+            match placeholder(value, &prepared.literals) {
+                Some(index) => instead.push((index, id)),
+                None => added.push(id),
+            }
+            id += 1;
+        }
+    }
+    let mut out = Vec::new();
+    let long: Vec<(u16, &[u8])> = prepared.long.iter().map(|(n, bytes)| (*n, bytes.as_slice())).collect();
+    let inserted: Vec<(u16, Param<'_>)> =
+        prepared.added.iter().copied().zip(added.into_iter().map(Param::UInt)).collect();
+    execute.rewrite_with(&mut out, &mut 0, 0, &long, &inserted, |n| {
+        instead.iter().find(|(index, _)| usize::from(*index) == n).map(|(_, id)| Param::UInt(*id))
+    });
+    out
+}
+
+/// The placeholder that a row's id comes from, if it comes from one.
+fn placeholder(value: &usher_sql::RowValue, literals: &[Literal]) -> Option<u16> {
+    let usher_sql::RowValue::Given(usher_sql::KeyValue::Literal { ordinal, .. }) = value else { return None };
+    match literals.get(*ordinal as usize)?.kind {
+        LiteralKind::Param(index) => Some(index),
+        _ => None,
+    }
+}
+
+/// Has a server prepare, and makes its answer the client's: another id, no hidden parameters. Returns the answer and
+/// the server's id, if it prepared.
+async fn tell_prepared(
+    lent: &mut usher_backend::Lent,
+    prepared: &Prepared,
+    hidden: usize,
+    form: usher_wire::relay::ClientForm,
+    caps: Caps,
+    id: u32,
+    turn: Turn,
+) -> Result<(Vec<u8>, Option<u32>), usher_backend::Fault> {
+    lent.send_command(COM_STMT_PREPARE, &prepared.server_text).await?;
+    let mut relay = Relay::with_seq(AnswerKind::Prepare, form, 1, turn.seq);
+    let mut server_id = None;
+    let mut counts = (0, 0);
+    loop {
+        match relay.advance(&mut lent.buf)? {
+            Progress::More => lent.read().await?,
+            Progress::Prepared(head) => {
+                server_id = Some(head.statement_id);
+                counts = (head.params, head.columns);
+                head.set_id(&mut lent.buf, id);
+                relay.pass(&mut lent.buf)?;
+            }
+            Progress::Ok(_) | Progress::Err(_) | Progress::LocalInfile(_) => relay.pass(&mut lent.buf)?,
+            Progress::Done => break,
+        }
+    }
+    let ready = relay.ready();
+    let mut out = buffers::take();
+    let bytes = lent.buf.get(..ready).unwrap_or_default();
+    if hidden == 0 || server_id.is_none() {
+        out.extend_from_slice(bytes);
+    } else {
+        without_parameters(bytes, counts, hidden, caps, id, turn, &mut out);
+    }
+    lent.consume(ready);
+    lent.rest();
+    Ok((out, server_id))
+}
+
+/// Writes the answer again with fewer parameters. Their definitions are all alike, so any may go.
+fn without_parameters(
+    mut bytes: &[u8],
+    (params, columns): (u16, u16),
+    hidden: usize,
+    caps: Caps,
+    id: u32,
+    turn: Turn,
+    out: &mut Vec<u8>,
+) {
+    use usher_wire::frame::{frame, write_packet};
+    let kept = usize::from(params).saturating_sub(hidden);
+    let mut seq = turn.seq;
+    let mut index = 0;
+    let eof = usize::from(!caps.has(Caps::DEPRECATE_EOF));
+    while let Some(found) = frame(bytes) {
+        bytes = bytes.get(found.wire_len()..).unwrap_or_default();
+        // 0 is the head, then parameters, then perhaps an EOF, then columns.
+        let is_hidden = (1 + kept..1 + usize::from(params)).contains(&index);
+        let is_their_eof = kept == 0 && eof == 1 && index == 1 + usize::from(params);
+        if index == 0 {
+            let head = usher_wire::stmt::PrepareOk {
+                id,
+                columns,
+                params: u16::try_from(kept).unwrap_or(u16::MAX),
+                warnings: 0,
+            };
+            write_packet(out, &mut seq, |out| head.encode(out));
+        } else if !is_hidden && !is_their_eof {
+            write_packet(out, &mut seq, |out| out.extend_from_slice(found.payload));
+        }
+        index += 1;
+    }
+}
+
+fn is_of_the_session(plan: &Plan) -> bool {
+    matches!(
+        plan.kind,
+        Kind::Begin { .. }
+            | Kind::Commit { .. }
+            | Kind::Rollback { .. }
+            | Kind::Savepoint(_)
+            | Kind::RollbackTo(_)
+            | Kind::ReleaseSavepoint(_)
+            | Kind::Set
+            | Kind::Use(_)
+            | Kind::Ddl(_)
+    )
+}
+
+fn check_preparable(plan: &Plan) -> Result<(), Stop> {
+    let refused = |what: &str| {
+        Err(Failure::new(ErrorId::UnsupportedInPrepare).note(format!("{what} as a prepared statement")).into())
+    };
+    match &plan.kind {
+        Kind::Use(_) | Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
+            refused("this command is not supported")
+        }
+        Kind::Kill | Kind::Xa | Kind::Handler | Kind::Load { .. } => refused("usher does not support it"),
+        _ => match &plan.target {
+            Target::Unsupported { reason } => Err(unsupported(reason)),
+            _ if plan.uses.row_count || plan.uses.found_rows || plan.uses.connection_id => {
+                refused("usher does not yet support ROW_COUNT(), FOUND_ROWS() and CONNECTION_ID()")
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn unknown(id: u32) -> Stop {
+    let note = format!("Unknown prepared statement handler ({id}) given to EXECUTE");
+    Failure::new(ErrorId::UnknownStatement).note(note).into()
+}

@@ -1,0 +1,425 @@
+//! Statements in text: digest, plan, and which way each goes.
+
+use std::sync::Arc;
+
+use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target, find_calls};
+use usher_topology::{Key, ShardId};
+use usher_wire::command::{COM_QUERY, strip_attributes};
+use usher_wire::frame::write_packet;
+use usher_wire::result::Value;
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+
+use crate::execute::{Body, Order};
+use crate::insert::Insert;
+use crate::route::{Place, Values, directory_failure};
+use crate::session::{Answered, Served, Session, Stop, Turn};
+
+/// A statement as it came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) text: &'a [u8],
+    /// The packets that carry it.
+    pub(crate) packets: &'a [u8],
+    pub(crate) digest: &'a Digest,
+    pub(crate) literals: &'a [Literal],
+}
+
+impl Session {
+    /// Serves a COM_QUERY of one packet; the text starts at `at` of the payload.
+    pub(crate) async fn query(&mut self, raw: &mut [u8], at: usize, turn: Turn) -> Served {
+        let range = match at {
+            1 => 0..raw.len(),
+            _ => strip_attributes(raw, at).ok_or(usher_wire::Error::Malformed("query attributes"))?,
+        };
+        let packets = raw.get(range).unwrap_or_default();
+        let text = packets.get(5..).unwrap_or_default();
+        self.texts(text, packets, turn).await
+    }
+
+    /// Serves a COM_QUERY that came in several packets.
+    #[cold]
+    pub(crate) async fn query_joined(&mut self, payload: Vec<u8>, at: usize, turn: Turn) -> Served {
+        let text = payload.get(at..).unwrap_or_default();
+        let packets = packet(text);
+        self.texts(text, &packets, turn).await
+    }
+
+    async fn texts(&mut self, text: &[u8], packets: &[u8], turn: Turn) -> Served {
+        let mut literals = std::mem::take(&mut self.literals);
+        let digest = usher_sql::digest(text, self.mode, &mut literals);
+        let served = match digest.second_statement {
+            None => {
+                let whole = Text { text, packets, digest: &digest, literals: &literals };
+                self.statement(whole, turn).await
+            }
+            Some(next) => Box::pin(self.several(text, &digest, &mut literals, next, turn)).await,
+        };
+        self.literals = literals;
+        served
+    }
+
+    /// A multi-statement: one after the other, up to the first error.
+    #[cold]
+    async fn several(
+        &mut self,
+        text: &[u8],
+        first: &Digest,
+        literals: &mut Vec<Literal>,
+        second: usize,
+        turn: Turn,
+    ) -> Served {
+        if !self.client.caps.has(usher_wire::caps::Caps::MULTI_STATEMENTS) {
+            let near = String::from_utf8_lossy(text.get(second..).unwrap_or_default());
+            let near: String = near.chars().take(80).collect();
+            let note = format!("several statements in one, near '{near}'; the client did not ask for multi-statements");
+            return Err(Failure::new(ErrorId::Syntax).note(note).executed(Executed::No).into());
+        }
+        let (mut at, mut digest, mut next) = (0, first.clone(), Some(second));
+        let mut seq = turn.seq;
+        loop {
+            let one = text.get(at..at + digest.end.min(text.len() - at)).unwrap_or_default();
+            let packets = packet(one);
+            let more = next.is_some();
+            let statement = Text { text: one, packets: &packets, digest: &digest, literals };
+            let answered = match Box::pin(self.statement(statement, Turn { seq, more })).await {
+                Ok(answered) => answered,
+                // The error must carry on the sequence of the answers before it.
+                Err(Stop::Fail(failure)) => {
+                    self.row_count = -1;
+                    self.end_rows_with(seq, &failure).await?;
+                    return Ok(Answered { failed: true, seq: seq.wrapping_add(1) });
+                }
+                Err(other) => return Err(other),
+            };
+            seq = answered.seq;
+            let Some(offset) = next.filter(|_| !answered.failed) else { return Ok(answered) };
+            at += offset;
+            digest = usher_sql::digest(text.get(at..).unwrap_or_default(), self.mode, literals);
+            next = digest.second_statement;
+        }
+    }
+
+    /// Serves one statement.
+    pub(crate) async fn statement(&mut self, statement: Text<'_>, turn: Turn) -> Served {
+        let plan = self.plan(statement.text, statement.digest);
+        let hints = &statement.digest.hints;
+        if !hints.is_empty() {
+            return Box::pin(self.hinted(statement, &plan, turn)).await;
+        }
+        match (&plan.kind, &plan.target) {
+            (Kind::Read | Kind::LockingRead | Kind::Update | Kind::Delete, Target::User { sources }) => {
+                let values = self.values(statement);
+                let key = values.one_key(sources)?;
+                self.of_user(&plan, key, Body::Text(statement.packets), None, turn).await
+            }
+            (Kind::Insert | Kind::Replace, Target::User { .. }) => self.insert_text(statement, &plan, turn).await,
+            (kind, Target::Global) if is_plain(kind) && !plan.uses.found_rows => {
+                self.global(&plan, statement, turn).await
+            }
+            _ => Box::pin(self.unusual(statement, plan, turn)).await,
+        }
+    }
+
+    pub(crate) fn plan(&self, text: &[u8], digest: &Digest) -> Arc<Plan> {
+        let schema = (self.settings.schema(), self.schema_hash);
+        let catalog = self.shared.catalog.load();
+        self.shared.plans.plan(text, digest, schema, self.mode, &catalog, &self.shared.metrics)
+    }
+
+    pub(crate) fn values<'a>(&self, statement: Text<'a>) -> Values<'a> {
+        Values {
+            text: statement.text,
+            literals: statement.literals,
+            params: &[],
+            mode: self.mode,
+            last_insert_id: self.last_insert_id,
+        }
+    }
+
+    /// A statement of one user, or of none if the key is NULL or not known.
+    pub(crate) async fn of_user(
+        &mut self,
+        plan: &Plan,
+        key: Option<Key>,
+        body: Body<'_>,
+        insert: Option<Insert>,
+        turn: Turn,
+    ) -> Served {
+        let located = match &key {
+            Some(key) => self.locate(key).await?,
+            None => None,
+        };
+        let insert_id = insert.as_ref().and_then(|insert| insert.first_id);
+        let place = match (located, &key, &insert) {
+            (Some(located), ..) => Place::of(located),
+            (None, Some(key), Some(_)) => {
+                let placed = Box::pin(self.shared.directory.place(key)).await;
+                Place::of(placed.map_err(|error| directory_failure(&error))?)
+            }
+            (None, None, Some(_)) => {
+                let note = "the row's user is NULL; a row of a sharded table needs a user";
+                return Err(Failure::new(ErrorId::NoKey).note(note).executed(Executed::No).into());
+            }
+            (None, _, None) => {
+                let place = self.nowhere();
+                let order = Order { plan, place, key: None, body, insert_id, writer_hint: false };
+                return Box::pin(self.run_aside(order, turn)).await;
+            }
+        };
+        let order = Order { plan, place, key: key.as_ref(), body, insert_id, writer_hint: false };
+        self.run(order, turn).await
+    }
+
+    async fn global(&mut self, plan: &Plan, statement: Text<'_>, turn: Turn) -> Served {
+        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let body = Body::Text(statement.packets);
+        self.run(Order { plan, place, key: None, body, insert_id: None, writer_hint: false }, turn).await
+    }
+
+    /// The kinds that are not relayed as they are.
+    #[cold]
+    async fn unusual(&mut self, statement: Text<'_>, plan: Arc<Plan>, turn: Turn) -> Served {
+        let plan = &*plan;
+        if let Target::Unsupported { reason } = &plan.target {
+            return Err(unsupported(reason));
+        }
+        if plan.uses.connection_id || plan.uses.row_count {
+            return self.with_own_values(statement, plan, turn).await;
+        }
+        if plan.uses.found_rows
+            || plan.uses.diagnostics
+            || matches!(plan.kind, Kind::Show(ShowKind::Warnings | ShowKind::Errors) | Kind::GetDiagnostics)
+        {
+            return self.on_kept(statement, plan, turn).await;
+        }
+        match &plan.kind {
+            Kind::Begin { .. } => self.begin(statement.text, turn).await,
+            Kind::Commit { .. } | Kind::Rollback { .. } => self.end_by_statement(statement, plan, turn).await,
+            Kind::Savepoint(_) | Kind::RollbackTo(_) | Kind::ReleaseSavepoint(_) => {
+                self.savepoint(statement, plan, turn).await
+            }
+            Kind::Set => self.set(statement, plan, turn).await,
+            Kind::Use(name) => self.use_schema(name.as_bytes(), turn).await,
+            Kind::Ddl(kind) => self.ddl(statement, plan, *kind, turn).await,
+            Kind::ExplainRoute => self.explain_route(statement, turn).await,
+            Kind::Kill => Err(unsupported("KILL through the proxy; ask the admin console")),
+            Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
+                Err(unsupported("PREPARE in text; use the driver's prepared statements"))
+            }
+            Kind::Xa => Err(unsupported("XA transactions")),
+            Kind::Handler => Err(unsupported("HANDLER")),
+            Kind::Load { .. } => Err(unsupported("LOAD DATA through the proxy")),
+            Kind::SetStatement => Err(unsupported("SET STATEMENT .. FOR")),
+            _ => match &plan.target {
+                Target::AnyServer | Target::Session => self.anywhere(plan, statement.packets, turn).await,
+                Target::User { sources } => {
+                    let key = self.values(statement).one_key(sources)?;
+                    self.of_user(plan, key, Body::Text(statement.packets), None, turn).await
+                }
+                Target::Global => self.global(plan, statement, turn).await,
+                Target::Everywhere | Target::Unsupported { .. } => Err(unsupported("this statement on all shards")),
+            },
+        }
+    }
+
+    /// A statement without a table: on the connection at hand, or on some server.
+    pub(crate) async fn anywhere(&mut self, plan: &Plan, packets: &[u8], turn: Turn) -> Served {
+        let place = self.any_place();
+        let body = Body::Text(packets);
+        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: plan.needs_writer };
+        if leaves_or_needs_state(plan) {
+            return self.run(Order { place: Place { from_writer: true, ..place }, ..order }, turn).await;
+        }
+        self.run_aside(order, turn).await
+    }
+
+    /// Where a statement without a table runs: on the connection that the session holds, or on a shard whose writer
+    /// is up, which spares the global master.
+    pub(crate) fn any_place(&mut self) -> Place {
+        if let Some(bound) = self.bound.first() {
+            return Place { shard: bound.shard, from_writer: true };
+        }
+        let state = self.shared.directory.state();
+        let health = self.shared.monitor.health();
+        self.turn = self.turn.wrapping_add(1);
+        let shards = &state.topology.shards;
+        let rotated = shards.iter().cycle().skip(self.turn % shards.len().max(1)).take(shards.len());
+        let healthy = rotated
+            .filter(|shard| !shard.id.is_global())
+            .find(|shard| shard.servers.iter().any(|server| health.get(&server.id).is_some_and(|seen| seen.up)));
+        Place { shard: healthy.map_or(ShardId::GLOBAL, |shard| shard.id), from_writer: false }
+    }
+
+    /// A statement with CONNECTION_ID() or ROW_COUNT(), which only the session knows.
+    async fn with_own_values(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let own = [
+            ("CONNECTION_ID", i64::from(self.client.id), plan.uses.connection_id),
+            ("ROW_COUNT", self.row_count, plan.uses.row_count),
+        ];
+        let mut replacements = Vec::new();
+        for (name, value, used) in own {
+            let calls = if used { find_calls(statement.text, self.mode, name) } else { Vec::new() };
+            if let [only] = &calls[..]
+                && is_bare_select(statement.text, only, statement.digest.end)
+            {
+                let label = String::from_utf8_lossy(&statement.text[only.clone()]).into_owned();
+                return self.answer_number(&label, Value::Int(value), turn).await;
+            }
+            replacements.extend(calls.into_iter().map(|span| (span, value.to_string())));
+        }
+        if replacements.is_empty() {
+            return Err(unsupported("this use of CONNECTION_ID() or ROW_COUNT()"));
+        }
+        replacements.sort_by_key(|(span, _)| span.start);
+        let mut text = Vec::new();
+        let end = statement.digest.end.min(statement.text.len());
+        usher_sql::splice(&statement.text[..end], &replacements, &mut text)
+            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+        let packets = packet(&text);
+        let mut plan = plan.clone();
+        (plan.uses.connection_id, plan.uses.row_count) = (false, false);
+        match &plan.target {
+            Target::User { sources } => {
+                let key = self.values(statement).one_key(sources)?;
+                self.of_user(&plan, key, Body::Text(&packets), None, turn).await
+            }
+            Target::Global => self.global(&plan, Text { packets: &packets, ..statement }, turn).await,
+            _ => self.anywhere(&plan, &packets, turn).await,
+        }
+    }
+
+    /// Warnings, errors and FOUND_ROWS() of the statement before: on the connection it ran on.
+    async fn on_kept(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let Some(kept) = self.kept.take() else {
+            if let Some(bound) = self.bound.first() {
+                let place = Place { shard: bound.shard, from_writer: true };
+                let body = Body::Text(statement.packets);
+                let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
+                return self.run(order, turn).await;
+            }
+            return self.no_diagnostics(plan, turn).await;
+        };
+        let place = Place { shard: kept.shard, from_writer: true };
+        self.bound.push(kept);
+        let at = self.bound.len() - 1;
+        let body = Body::Text(statement.packets);
+        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
+        let served = self.run_bound_at(at, order, turn).await;
+        // It was only borrowed for this statement; it stays kept, as asking does not clear what is asked for.
+        if !matches!(self.transaction, crate::session::Transaction::Open(_)) {
+            self.kept = self.bound.iter().position(|bound| !bound.pinned).map(|at| self.bound.swap_remove(at));
+        }
+        served
+    }
+
+    /// The statement before had no warnings and its connection was given back.
+    async fn no_diagnostics(&mut self, plan: &Plan, turn: Turn) -> Served {
+        match plan.kind {
+            Kind::Show(ShowKind::Warnings | ShowKind::Errors) => {
+                self.answer_table(&["Level", "Code", "Message"], &[], turn).await
+            }
+            _ => Err(unsupported("FOUND_ROWS() or diagnostics of a statement whose connection was given back")),
+        }
+    }
+
+    /// A statement behind `/* usher: .. */`.
+    #[cold]
+    async fn hinted(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let hints = &statement.digest.hints;
+        let word = |span: &std::ops::Range<usize>| {
+            String::from_utf8_lossy(statement.text.get(span.clone()).unwrap_or_default()).into_owned()
+        };
+        if let Some(unknown) = &hints.unknown {
+            let note = format!("hint {:?} is not known; user=, shard= and writer are", word(unknown));
+            return Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into());
+        }
+        let key = match (&hints.user, &plan.target) {
+            (Some(span), _) => Some(Key::from_stored(&word(span))),
+            (None, Target::User { sources }) => self.values(statement).one_key(sources)?,
+            _ => None,
+        };
+        let mut place = match (&hints.shard, &key, &plan.target) {
+            (Some(span), ..) => self.named_shard(&word(span), plan, &key).await?,
+            (None, Some(key), Target::User { .. } | Target::Unsupported { .. } | Target::AnyServer) => {
+                match self.locate(key).await? {
+                    Some(located) => Place::of(located),
+                    None => self.nowhere(),
+                }
+            }
+            (None, _, Target::Global) => Place { shard: ShardId::GLOBAL, from_writer: true },
+            (None, None, Target::Unsupported { reason }) => return Err(unsupported(reason)),
+            _ => self.any_place(),
+        };
+        if plan.insert.is_some() || !is_plain(&plan.kind) {
+            return Err(unsupported("a hint in front of this kind of statement"));
+        }
+        place.from_writer |= hints.writer;
+        let body = Body::Text(statement.packets);
+        let key = key.as_ref().filter(|_| !place.shard.is_global());
+        self.run(Order { plan, place, key, body, insert_id: None, writer_hint: hints.writer }, turn).await
+    }
+
+    async fn named_shard(&self, name: &str, plan: &Plan, key: &Option<Key>) -> Result<Place, Stop> {
+        let state = self.shared.directory.state();
+        let Some(shard) = state.topology.shard_named(name) else {
+            let note = format!("no shard is called {name:?}");
+            return Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into());
+        };
+        let here = match key {
+            Some(key) => self.locate(key).await?.is_some_and(|located| located.shard == shard.id),
+            None => false,
+        };
+        if (plan.is_write || plan.needs_writer) && !here {
+            return Err(unsupported("a write to a shard by name; name the user"));
+        }
+        Ok(Place { shard: shard.id, from_writer: false })
+    }
+}
+
+fn leaves_or_needs_state(plan: &Plan) -> bool {
+    plan.uses.named_lock || !plan.uses.writes_user_vars.is_empty()
+}
+
+fn is_plain(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Read
+            | Kind::LockingRead
+            | Kind::Insert
+            | Kind::Replace
+            | Kind::Update
+            | Kind::Delete
+            | Kind::Describe
+            | Kind::Explain
+            | Kind::Show(ShowKind::Other | ShowKind::Variables | ShowKind::Status | ShowKind::Processlist)
+    )
+}
+
+/// Whether the text is `SELECT call` and no more.
+fn is_bare_select(text: &[u8], call: &std::ops::Range<usize>, end: usize) -> bool {
+    let before = text.get(..call.start).unwrap_or_default().trim_ascii();
+    call.end == end && before.eq_ignore_ascii_case(b"select")
+}
+
+/// A COM_QUERY of this text.
+pub(crate) fn packet(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 8);
+    write_packet(&mut out, &mut 0, |out| {
+        out.push(COM_QUERY);
+        out.extend_from_slice(text);
+    });
+    out
+}
+
+/// Error 1235 with its reason.
+pub(crate) fn unsupported(reason: &str) -> Stop {
+    Failure::new(ErrorId::Unsupported)
+        .note(format!("usher does not support: {reason}"))
+        .executed(Executed::No)
+        .into()
+}
+
+/// Whether a schema change stays on the session's own connection.
+pub(crate) fn is_temporary(kind: DdlKind) -> bool {
+    matches!(kind, DdlKind::CreateTemporaryTable | DdlKind::DropTemporaryTable)
+}

@@ -1,0 +1,317 @@
+//! SET and USE. Settings are values of the session; a server says whether a value is right, and its own tracking says
+//! what became of an expression.
+
+use std::sync::Arc;
+
+use usher_backend::Lent;
+use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
+use usher_sql::{Mode, Plan, effects};
+use usher_wire::collation;
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+
+use crate::execute::checkout_failure;
+use crate::query::{Text, unsupported};
+use crate::session::{Served, Session, Stop, Transaction, Turn};
+
+/// Variables whose setting has no lasting value, or is the server's own business.
+const NOT_SETTINGS: &[&str] = &[
+    "last_gtid",
+    "last_insert_id",
+    "identity",
+    "insert_id",
+    "timestamp",
+    "rand_seed1",
+    "rand_seed2",
+    "pseudo_thread_id",
+    "in_transaction",
+    "warning_count",
+    "error_count",
+    "gtid_seq_no",
+    "gtid_domain_id",
+    "server_id",
+];
+
+/// Variables that a client must not set: they would hide writes from copies or from usher itself.
+const FORBIDDEN: &[&str] = &[
+    "sql_log_bin",
+    "skip_replication",
+    "gtid_next",
+    "gtid_seq_no",
+    "gtid_domain_id",
+    "server_id",
+    "session_track_system_variables",
+    "session_track_gtids",
+    "session_track_schema",
+    "session_track_state_change",
+    "session_track_transaction_info",
+    "binlog_format",
+    "binlog_row_image",
+    "pseudo_slave_mode",
+    "pseudo_replica_mode",
+];
+
+impl Session {
+    /// USE and COM_INIT_DB. The schema takes effect on the next connection that is used.
+    pub(crate) async fn use_schema(&mut self, name: &[u8], turn: Turn) -> Served {
+        let Ok(name) = std::str::from_utf8(name) else {
+            return Err(Failure::new(ErrorId::UnknownDatabase).into());
+        };
+        if !self.account.may_use(name) {
+            let note = format!("Access denied for user '{}' to database '{name}'", self.account.name);
+            return Err(Failure::new(ErrorId::DatabaseDenied).note(note).into());
+        }
+        if self.settings.schema() != Some(name) {
+            let wanted = self.settings.edit().schema(name).build();
+            self.try_settings(wanted).await?;
+            self.schema_hash = self.shared.plans.schema_hash(Some(name));
+        }
+        self.answer_schema(name, turn).await
+    }
+
+    /// Takes new settings once a server has taken them.
+    async fn try_settings(&mut self, wanted: Arc<usher_backend::Settings>) -> Result<(), Stop> {
+        if let Some(bound) = self.bound.first_mut() {
+            match bound.lent.bring_to(&wanted).await {
+                Ok(()) => {}
+                Err(usher_backend::BackendError::Settings { payload, .. }) => {
+                    // The connection keeps what the session had.
+                    bound.lent.dirty = true;
+                    return Err(Stop::Pass(payload));
+                }
+                Err(error) => return Err(checkout_failure(&error).into()),
+            }
+        } else {
+            let place = self.any_place();
+            let state = self.shared.directory.state();
+            let Some(shard) = state.topology.shard(place.shard) else {
+                return Err(Failure::new(ErrorId::ShardUnreachable).into());
+            };
+            let health = self.shared.monitor.health();
+            let up = |server: &&usher_topology::Server| health.get(&server.id).is_some_and(|seen| seen.up);
+            let server = shard.servers.iter().find(up).map_or(shard.writer, |server| server.id);
+            drop(health);
+            let pool = self.shared.pools.of(server).map_err(|error| checkout_failure(&error))?;
+            match pool.checkout(&wanted).await {
+                Ok(_) => {}
+                Err(usher_backend::BackendError::Settings { payload, .. }) => return Err(Stop::Pass(payload)),
+                Err(error) => return Err(checkout_failure(&error).into()),
+            }
+        }
+        self.settings = wanted;
+        Ok(())
+    }
+
+    /// SET.
+    pub(crate) async fn set(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let assignments = match effects::parse(statement.text, self.mode) {
+            Ok(Some(Set::Assignments(assignments))) => assignments,
+            Ok(Some(Set::Statement { .. })) => return Err(unsupported("SET STATEMENT .. FOR")),
+            Ok(Some(Set::Account)) => return Err(unsupported("SET of accounts and roles through the proxy")),
+            // A server words its own syntax errors.
+            Ok(None) | Err(_) => return self.anywhere(plan, statement.packets, turn).await,
+        };
+        check_allowed(&assignments)?;
+        let mut settings = self.settings.edit();
+        let mut autocommit = None;
+        let constant = assignments.iter().all(|assignment| {
+            if let Assignment::Variable { name, value, .. } = assignment
+                && name == "autocommit"
+            {
+                autocommit = truth(value);
+            }
+            apply_constant(&mut settings, assignment, statement.text)
+        });
+        if !constant {
+            return self.set_by_server(statement, plan, turn).await;
+        }
+        if let Some(on) = autocommit {
+            // Turning it on commits what is open; turning it off begins with the next statement.
+            if on && !self.autocommit {
+                self.end_open(b"COMMIT").await?;
+                self.end_transaction();
+            }
+            match on {
+                true => settings.unset("autocommit"),
+                false => settings.variable("autocommit", "0"),
+            };
+        }
+        self.try_settings(settings.build()).await?;
+        self.autocommit = autocommit.unwrap_or(self.autocommit);
+        self.mode_from_settings();
+        self.answer_ok(turn).await
+    }
+
+    /// A SET with an expression: a server evaluates it, and tells what the variables are now.
+    async fn set_by_server(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        if let Transaction::Pending(_) = self.transaction
+            && self.bound.is_empty()
+        {
+            // The value must not bind the transaction to a server.
+            return self.anywhere(plan, statement.packets, turn).await;
+        }
+        self.anywhere(plan, statement.packets, turn).await
+    }
+
+    /// What a server reports as changed becomes the session's, and the connection is known to have it.
+    pub(crate) fn take_over(&mut self, lent: &mut Lent, changed: &[(String, String)]) {
+        let (mut ours, mut theirs) = (self.settings.edit(), lent.settings.edit());
+        for (name, value) in changed {
+            if NOT_SETTINGS.contains(&name.as_str()) {
+                continue;
+            }
+            if name == "autocommit" {
+                self.autocommit = !matches!(value.as_str(), "OFF" | "0");
+                if self.autocommit {
+                    ours.unset(name);
+                    theirs.unset(name);
+                    continue;
+                }
+            }
+            let sql = as_sql(name, value);
+            ours.variable(name, &sql);
+            theirs.variable(name, &sql);
+        }
+        self.settings = ours.build();
+        lent.settings = theirs.build();
+        self.mode_from_settings();
+    }
+
+    fn mode_from_settings(&mut self) {
+        let sql_mode = self.settings.variable("sql_mode").unwrap_or("''");
+        let text = sql_mode.trim_matches('\'');
+        self.mode = Mode::from_sql_mode(text);
+        let charset = match self.settings.variable("character_set_client") {
+            Some(set) => set.trim_matches('\''),
+            None => self.settings.names().split(' ').next().unwrap_or("utf8mb4"),
+        };
+        self.mode.foreign_charset = !usher_sql::is_utf8(charset);
+    }
+}
+
+fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
+    for assignment in assignments {
+        let (scope, name) = match assignment {
+            Assignment::Variable { scope, name, .. } => (*scope, name.as_str()),
+            Assignment::Transaction { scope, .. } => (*scope, "transaction"),
+            Assignment::Names { charset: Some(charset), .. } | Assignment::CharacterSet(Some(charset))
+                if !collation::is_safe_to_scan(charset) =>
+            {
+                return Err(Failure::new(ErrorId::UnsafeCharset).field("charset", charset).into());
+            }
+            _ => continue,
+        };
+        if scope == Scope::Global || FORBIDDEN.contains(&name) {
+            let failure = Failure::new(ErrorId::CommandRefused).field("variable", name);
+            return Err(failure.note("not to be set through the proxy").executed(Executed::No).into());
+        }
+    }
+    Ok(())
+}
+
+/// Puts an assignment into the settings; `false` if a server has to evaluate it.
+fn apply_constant(
+    settings: &mut usher_backend::SettingsBuilder,
+    assignment: &Assignment,
+    text: &[u8],
+) -> bool {
+    match assignment {
+        Assignment::Names { charset, collation } => {
+            let charset = charset.as_deref().unwrap_or("utf8mb4");
+            let names = match collation {
+                Some(collation) => format!("{charset} COLLATE {collation}"),
+                None => charset.to_owned(),
+            };
+            // Names of character sets and collations are words; anything else is for a server to refuse.
+            if !names.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b' ')) {
+                return false;
+            }
+            settings.names(&names);
+            true
+        }
+        Assignment::UserVar { name, value } => match literal(value, text) {
+            Some(sql) if is_word(name) => {
+                settings.variable(&format!("@{name}"), &sql);
+                true
+            }
+            _ => false,
+        },
+        Assignment::Variable { scope: Scope::Session, name, value } if is_word(name) => {
+            if NOT_SETTINGS.contains(&name.as_str()) {
+                return false;
+            }
+            match (&value.constant, literal(value, text)) {
+                (Some(Constant::Default), _) => {
+                    settings.unset(name);
+                    true
+                }
+                (_, Some(sql)) => {
+                    settings.variable(name, &sql);
+                    true
+                }
+                _ => false,
+            }
+        }
+        Assignment::Transaction { scope: Scope::Session, isolation, read_only } => {
+            if let Some(isolation) = isolation {
+                settings.variable("tx_isolation", &format!("'{isolation}'"));
+            }
+            read_only.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// The value as SQL to be said again, if it is a constant.
+fn literal(value: &Value, text: &[u8]) -> Option<String> {
+    match value.constant.as_ref()? {
+        Constant::Default => None,
+        Constant::Null => Some("NULL".to_owned()),
+        Constant::Int(number) => Some(number.to_string()),
+        Constant::Real(number) => Some(number.clone()),
+        // As written: quotes and escapes mean what they meant.
+        Constant::Text(_) => String::from_utf8(text.get(value.span.clone())?.to_vec()).ok(),
+    }
+}
+
+fn truth(value: &Value) -> Option<bool> {
+    match value.constant.as_ref()? {
+        Constant::Int(number) => Some(*number != 0),
+        Constant::Default => Some(true),
+        Constant::Text(word) if word.eq_ignore_ascii_case(b"on") || word.eq_ignore_ascii_case(b"true") => {
+            Some(true)
+        }
+        Constant::Text(word) if word.eq_ignore_ascii_case(b"off") || word.eq_ignore_ascii_case(b"false") => {
+            Some(false)
+        }
+        _ => None,
+    }
+}
+
+fn is_word(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.'))
+}
+
+/// A value that a server reports, as SQL: numbers bare, all else quoted.
+fn as_sql(name: &str, value: &str) -> String {
+    if value.is_empty() && name == "character_set_results" {
+        return "NULL".to_owned();
+    }
+    if !value.is_empty() && value.parse::<f64>().is_ok() {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reported_values_can_be_said_again() {
+        assert_eq!(as_sql("sql_mode", ""), "''");
+        assert_eq!(as_sql("character_set_results", ""), "NULL");
+        assert_eq!(as_sql("sort_buffer_size", "262144"), "262144");
+        assert_eq!(as_sql("time_zone", "+00:00"), "'+00:00'");
+        assert_eq!(as_sql("x", "it's"), "'it''s'");
+    }
+}

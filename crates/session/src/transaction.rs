@@ -1,0 +1,97 @@
+//! BEGIN, COMMIT, ROLLBACK and savepoints. A transaction is begun on a server by its first statement that has a
+//! place, since only that tells which.
+
+use usher_sql::{Kind, Plan};
+
+use crate::execute::{Body, Order};
+use crate::query::{Text, unsupported};
+use crate::route::Place;
+use crate::session::{Served, Session, Transaction, Turn};
+
+/// Savepoints remembered before the first statement.
+const PENDING_MAX: usize = 64;
+
+impl Session {
+    /// BEGIN: ends the transaction before, as a server does, and remembers to begin a new one.
+    pub(crate) async fn begin(&mut self, text: &[u8], turn: Turn) -> Served {
+        if let Transaction::Open(_) = self.transaction {
+            self.end_open(b"COMMIT").await?;
+        }
+        self.end_transaction();
+        self.transaction = Transaction::Pending(vec![text.into()]);
+        self.answer_ok(turn).await
+    }
+
+    /// COMMIT and ROLLBACK.
+    pub(crate) async fn end_by_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        if let Kind::Commit { release: true, .. } | Kind::Rollback { release: true, .. } = plan.kind {
+            return Err(unsupported("COMMIT or ROLLBACK .. RELEASE; close the connection"));
+        }
+        let chain = matches!(plan.kind, Kind::Commit { chain: true, .. } | Kind::Rollback { chain: true, .. });
+        let Transaction::Open(shard) = self.transaction else {
+            if !chain {
+                self.end_transaction();
+            }
+            return self.answer_ok(turn).await;
+        };
+        let place = Place { shard, from_writer: true };
+        let body = Body::Text(statement.packets);
+        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
+        self.run(order, turn).await
+    }
+
+    /// SAVEPOINT and its kin: on the open transaction, or remembered until it has a place.
+    pub(crate) async fn savepoint(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        if let Transaction::Open(shard) = self.transaction {
+            let place = Place { shard, from_writer: true };
+            let body = Body::Text(statement.packets);
+            let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
+            return self.run(order, turn).await;
+        }
+        match &mut self.transaction {
+            Transaction::Pending(statements) if statements.len() < PENDING_MAX => {
+                statements.push(statement.text.into());
+                self.answer_ok(turn).await
+            }
+            Transaction::Pending(_) => Err(unsupported("that many savepoints before the first statement")),
+            // Without a transaction a savepoint has no effect; releasing one that is not there is an error that a
+            // server words best.
+            _ => self.anywhere(plan, statement.packets, turn).await,
+        }
+    }
+
+    /// Ends the open transaction by a statement of our own, as an implicit commit does.
+    pub(crate) async fn end_open(&mut self, how: &[u8]) -> Result<(), crate::session::Stop> {
+        let Transaction::Open(shard) = self.transaction else { return Ok(()) };
+        let Some(at) = self.bound.iter().position(|bound| bound.shard == shard) else { return Ok(()) };
+        let mut bound = self.bound.swap_remove(at);
+        match crate::execute::said(bound.lent.query(how).await) {
+            Ok(reply) => {
+                let position = reply
+                    .gtid
+                    .and_then(|gtid| usher_topology::GtidPosition::parse(&gtid).ok())
+                    .map(std::sync::Arc::new);
+                for key in &self.written {
+                    self.shared.watermarks.wrote(shard, key, position.clone());
+                }
+                if bound.pinned {
+                    self.bound.push(bound);
+                }
+                self.end_transaction();
+                Ok(())
+            }
+            Err(crate::execute::Start::Refused(_, payload)) => {
+                bound.lent.dirty = true;
+                self.end_transaction();
+                Err(crate::session::Stop::Pass(payload))
+            }
+            Err(crate::execute::Start::Lost(fault)) => {
+                bound.lent.discard();
+                self.end_transaction();
+                use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+                let failure = Failure::new(ErrorId::OutcomeUnknown).note(fault.to_string());
+                Err(failure.executed(Executed::Unknown).into())
+            }
+        }
+    }
+}
