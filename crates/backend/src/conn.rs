@@ -28,7 +28,6 @@ const BUFFER: usize = 16 << 10;
 /// What the buffer grows to while a long answer passes.
 const BUFFER_LONG: usize = 64 << 10;
 
-
 /// The answer to a statement of our own.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
@@ -370,7 +369,9 @@ impl Conn {
                     relay.pass(&mut self.buf)?;
                 }
                 Progress::LocalInfile(_) => {
-                    return Err(Fault::Protocol(usher_wire::Error::Malformed("LOCAL INFILE was not asked for")));
+                    return Err(Fault::Protocol(usher_wire::Error::Malformed(
+                        "LOCAL INFILE was not asked for",
+                    )));
                 }
                 Progress::Done => {
                     self.consume(relay.ready());

@@ -79,12 +79,7 @@ impl Session {
     }
 
     /// A result set of text columns.
-    pub(crate) async fn answer_table(
-        &mut self,
-        names: &[&str],
-        rows: &[Vec<String>],
-        turn: Turn,
-    ) -> Served {
+    pub(crate) async fn answer_table(&mut self, names: &[&str], rows: &[Vec<String>], turn: Turn) -> Served {
         let columns: Vec<Column<'_>> = names.iter().map(|name| Column::text(name)).collect();
         self.row_count = -1;
         self.answer(turn, |answer, status| {

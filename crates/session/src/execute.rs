@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use usher_backend::{BackendError, Fault, Lent, Pool};
-use usher_directory::{EntityState, MoveMode, State};
+use usher_directory::rows::MoveMode;
+use usher_directory::{EntityState, State};
 use usher_sql::Plan;
 use usher_topology::{Generation, Key, Server, ServerId, Shard, ShardId, ShardState, Want, choose};
 use usher_wire::command::{COM_PING, COM_STMT_CLOSE, COM_STMT_PREPARE};
@@ -154,8 +155,10 @@ impl Session {
         let state = self.shared.directory.state();
         let shard = find(&state, order.place.shard)?;
         let needs = self.shared.watermarks.needs(shard.id, order.key);
-        let writer_only =
-            order.place.from_writer || order.writer_hint || shard.id.is_global() || matches!(needs, Needs::Writer);
+        let writer_only = order.place.from_writer
+            || order.writer_hint
+            || shard.id.is_global()
+            || matches!(needs, Needs::Writer);
         let want = match &needs {
             _ if writer_only => Want::Writer,
             Needs::Position(position) => {
@@ -181,7 +184,8 @@ impl Session {
         let in_transaction = self.transaction != Transaction::None;
         let mut hold = Hold::new(&shared, in_transaction);
         loop {
-            let leave = self.admit(order, &mut hold).await.inspect_err(|_| shared.in_flight.leave(&self.slot))?;
+            let leave =
+                self.admit(order, &mut hold).await.inspect_err(|_| shared.in_flight.leave(&self.slot))?;
             match self.try_on_writer(order, &leave, turn).await {
                 Ok(Tried::Answered(answered)) => return Ok(answered),
                 Ok(Tried::Later(why)) => {
@@ -330,8 +334,7 @@ impl Session {
                 return Ok(Tried::Later(why.note(fault.to_string())));
             }
         }
-        let watch =
-            Watch { intercept: READ_ONLY, insert_id: order.insert_id, hide_transaction: own };
+        let watch = Watch { intercept: READ_ONLY, insert_id: order.insert_id, hide_transaction: own };
         match self.exchange(&mut lent, order, turn, watch).await {
             Ok(outcome) if outcome.intercepted.is_some() => {
                 // Nothing of this transaction has been done: it begins anew on the right server.
@@ -403,7 +406,7 @@ impl Session {
     }
 
     /// On a connection that the session holds already: of its transaction, or pinned.
-    async fn run_bound(&mut self, at: usize, order: Order<'_>, turn: Turn) -> Served {
+    pub(crate) async fn run_bound(&mut self, at: usize, order: Order<'_>, turn: Turn) -> Served {
         let mut order = order;
         let mut bound = self.bound.swap_remove(at);
         let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
@@ -524,7 +527,10 @@ impl Session {
             Err(error) => {
                 bound.lent.discard();
                 self.end_transaction();
-                Err(Failure::new(ErrorId::BackendLostInTransaction).note(error.to_string()).safe_to_retry().into())
+                Err(Failure::new(ErrorId::BackendLostInTransaction)
+                    .note(error.to_string())
+                    .safe_to_retry()
+                    .into())
             }
         }
     }
@@ -580,8 +586,7 @@ impl Session {
     /// The outcome of a statement that the server would not prepare: its own error, for the client.
     fn refused(&mut self, payload: Vec<u8>, turn: Turn) -> Outcome {
         let mut outcome = Outcome { error: Some(0), tail: crate::buffers::take(), ..Outcome::default() };
-        let mut answer =
-            usher_wire::result::Answer::new(&mut outcome.tail, turn.seq, self.client.caps);
+        let mut answer = usher_wire::result::Answer::new(&mut outcome.tail, turn.seq, self.client.caps);
         answer.packet(|out| out.extend_from_slice(&payload));
         outcome.seq = answer.seq();
         outcome
@@ -602,7 +607,11 @@ impl Session {
             bound.lent.last_insert_id = None;
         }
         self.note_counts(&outcome, order, failed);
-        if writes && !failed && let Some(key) = order.key && !self.written.contains(key) {
+        if writes
+            && !failed
+            && let Some(key) = order.key
+            && !self.written.contains(key)
+        {
             self.written.push(key.clone());
         }
         if !outcome.variables.is_empty() {
@@ -668,7 +677,8 @@ impl Session {
 
     /// A transaction or a single write has ended: its users' next reads must see it.
     fn close_transaction(&mut self, shard: ShardId, outcome: &Outcome, failed: bool) {
-        let wrote = !failed && (outcome.position.is_some() || outcome.affected_rows > 0 || self.written.len() > 1);
+        let wrote =
+            !failed && (outcome.position.is_some() || outcome.affected_rows > 0 || self.written.len() > 1);
         if !shard.is_global() && (wrote || self.transaction != Transaction::None) {
             for key in &self.written {
                 self.shared.watermarks.wrote(shard, key, outcome.position.clone());
@@ -798,7 +808,10 @@ fn read_only(server: &Server) -> Failure {
 }
 
 fn lost(server: &Server, fault: &Fault, id: ErrorId, executed: Executed) -> Failure {
-    Failure::new(id).field("server", &server.name).note(format!("{}: {fault}", id.summary())).executed(executed)
+    Failure::new(id)
+        .field("server", &server.name)
+        .note(format!("{}: {fault}", id.summary()))
+        .executed(executed)
 }
 
 /// The message of a user that is being moved the locked way.

@@ -13,7 +13,9 @@ impl Session {
     /// Answers EXPLAIN ROUTE.
     pub(crate) async fn explain_route(&mut self, statement: Text<'_>, turn: Turn) -> Served {
         let Some(inner) = usher_sql::explain_route(statement.text, self.mode) else {
-            return Err(Failure::new(ErrorId::Syntax).note("EXPLAIN ROUTE wants a statement behind it").into());
+            return Err(Failure::new(ErrorId::Syntax)
+                .note("EXPLAIN ROUTE wants a statement behind it")
+                .into());
         };
         let text = statement.text.get(inner).unwrap_or_default();
         let mut literals = Vec::new();

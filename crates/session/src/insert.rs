@@ -49,7 +49,8 @@ impl Session {
     /// Takes as many consecutive ids as rows need, and keeps the sequence ahead of ids that rows bring along.
     pub(crate) async fn ids_for(&mut self, shape: &InsertShape, rows: &[RowId]) -> Result<Insert, Stop> {
         let needed = rows.iter().filter(|row| **row == RowId::Needed).count() as u64;
-        let own = rows.iter().filter_map(|row| if let RowId::Own(Some(id)) = row { Some(*id) } else { None }).max();
+        let own =
+            rows.iter().filter_map(|row| if let RowId::Own(Some(id)) = row { Some(*id) } else { None }).max();
         if needed == 0 && own.is_none() {
             return Ok(Insert { first_id: None });
         }
@@ -99,7 +100,9 @@ fn literal_id(literal: &Literal, negative: bool, values: &Values<'_>) -> RowId {
             Some(Param::Int(id)) => RowId::Own(u64::try_from(*id).ok()),
             Some(Param::UInt(id)) => RowId::Own(Some(*id)),
             Some(Param::Bytes(b"0")) => RowId::Needed,
-            Some(Param::Bytes(text)) => RowId::Own(std::str::from_utf8(text).ok().and_then(|text| text.parse().ok())),
+            Some(Param::Bytes(text)) => {
+                RowId::Own(std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()))
+            }
             _ => RowId::Own(None),
         };
     }
@@ -118,8 +121,7 @@ pub(crate) fn insert_key(
     values: &Values<'_>,
     first_id: Option<u64>,
 ) -> Result<Option<Key>, Failure> {
-    let from_sequence = shape.sequence.as_ref().is_some_and(|sequence| sequence.is_key)
-        && first_id.is_some();
+    let from_sequence = shape.sequence.as_ref().is_some_and(|sequence| sequence.is_key) && first_id.is_some();
     if from_sequence {
         if shape.rows > 1 {
             let note = "one INSERT makes several new users; send one statement for each";
@@ -143,7 +145,9 @@ fn with_ids(
     let end = statement.digest.end.min(statement.text.len());
     let text = statement.text.get(..end).unwrap_or_default();
     let Some(points) = insert_points(text, mode, shape) else {
-        return Err(unsupported("INSERT .. SELECT into a table whose ids come from a sequence; name the ids"));
+        return Err(unsupported(
+            "INSERT .. SELECT into a table whose ids come from a sequence; name the ids",
+        ));
     };
     let mut replacements = Vec::new();
     replacements.extend(points.column.into_iter().map(|(at, name)| (at..at, name)));
@@ -175,15 +179,17 @@ pub(crate) fn with_placeholders(
     let left_out = |value: &RowValue| {
         matches!(value, RowValue::Omitted | RowValue::Default | RowValue::Given(KeyValue::Null))
             || matches!(value, RowValue::Given(KeyValue::Literal { ordinal, .. })
-                if literals.get(*ordinal as usize).is_some_and(|literal| {
-                    asks_for_id(text.get(literal.span()).unwrap_or_default(), literal.kind, mode)
-                }))
+            if literals.get(*ordinal as usize).is_some_and(|literal| {
+                asks_for_id(text.get(literal.span()).unwrap_or_default(), literal.kind, mode)
+            }))
     };
     if !matches!(plan.kind, Kind::Insert | Kind::Replace) || !sequence.values.iter().any(left_out) {
         return Ok(None);
     }
     let Some(points) = insert_points(text, mode, shape) else {
-        return Err(unsupported("INSERT .. SELECT into a table whose ids come from a sequence; name the ids"));
+        return Err(unsupported(
+            "INSERT .. SELECT into a table whose ids come from a sequence; name the ids",
+        ));
     };
     let mut replacements = Vec::new();
     replacements.extend(points.column.into_iter().map(|(at, name)| (at..at, name)));

@@ -28,5 +28,5 @@ mod watermark;
 pub use accept::{Listener, serve};
 pub use account::Accounts;
 pub use metrics::SessionMetrics;
-pub use shared::{Setup, Shared};
+pub use shared::{SessionHooks, Setup, Shared};
 pub use tls::server_tls;

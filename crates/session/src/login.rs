@@ -135,7 +135,7 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
 async fn hello(talk: &mut Talk, offered: Caps, shared: &Shared) -> Result<Vec<u8>, End> {
     let payload = talk.receive().await?;
     match (ClientHello::parse(&payload, offered), &shared.tls) {
-        (Ok(ClientHello::Tls(_)), Some(acceptor)) => {
+        (Ok(ClientHello::Ssl(_)), Some(acceptor)) => {
             // Bytes behind the request, sent before TLS, would be taken for bytes inside it.
             if !talk.buf.is_empty() {
                 return Err(End::Refused(ErrorId::PacketOrder));
@@ -219,9 +219,9 @@ pub(crate) fn settings(
 ) -> Result<Arc<Settings>, Failure> {
     let mut settings = Settings::at_login(caps.has(Caps::FOUND_ROWS)).edit();
     let named = match schema {
-        Some(name) => Some(
-            std::str::from_utf8(name).map_err(|_| Failure::new(ErrorId::UnknownDatabase))?.to_owned(),
-        ),
+        Some(name) => {
+            Some(std::str::from_utf8(name).map_err(|_| Failure::new(ErrorId::UnknownDatabase))?.to_owned())
+        }
         None => account.default_schema.clone(),
     };
     if let Some(name) = named {

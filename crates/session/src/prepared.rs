@@ -115,7 +115,10 @@ impl Session {
                 if bound.is_some() {
                     self.end_transaction();
                 }
-                return Err(Failure::new(ErrorId::ShardUnreachable).note(fault.to_string()).safe_to_retry().into());
+                return Err(Failure::new(ErrorId::ShardUnreachable)
+                    .note(fault.to_string())
+                    .safe_to_retry()
+                    .into());
             }
         };
         let failed = server_id.is_none();
@@ -160,7 +163,10 @@ impl Session {
     ) -> Served {
         if prepared.long_too_big {
             let limit = self.shared.limits.packet_bytes_max;
-            return Err(Failure::new(ErrorId::LongDataTooBig).field("limit", limit).executed(Executed::No).into());
+            return Err(Failure::new(ErrorId::LongDataTooBig)
+                .field("limit", limit)
+                .executed(Executed::No)
+                .into());
         }
         if prepared.catalog != self.shared.catalog.load().version() {
             self.plan_again(prepared)?;
@@ -196,11 +202,21 @@ impl Session {
         let digest = usher_sql::digest(&prepared.text, self.mode, &mut literals);
         let schema = (prepared.schema.as_deref(), self.shared.plans.schema_hash(prepared.schema.as_deref()));
         let catalog = self.shared.catalog.load();
-        let plan =
-            self.shared.plans.plan(&prepared.text, &digest, schema, self.mode, &catalog, &self.shared.metrics);
-        if with_placeholders(&prepared.text, &plan, &literals, self.mode)?.is_some() == prepared.added.is_empty() {
+        let plan = self.shared.plans.plan(
+            &prepared.text,
+            &digest,
+            schema,
+            self.mode,
+            &catalog,
+            &self.shared.metrics,
+        );
+        if with_placeholders(&prepared.text, &plan, &literals, self.mode)?.is_some()
+            == prepared.added.is_empty()
+        {
             // The table's sequence came or went: drivers prepare anew on this error.
-            return Err(Failure::new(ErrorId::UnknownStatement).note("the table has changed; prepare again").into());
+            return Err(Failure::new(ErrorId::UnknownStatement)
+                .note("the table has changed; prepare again")
+                .into());
         }
         prepared.plan = plan;
         prepared.catalog = catalog.version();
@@ -216,8 +232,10 @@ impl Session {
     ) -> Served {
         let attributes = self.client.caps.has(Caps::QUERY_ATTRIBUTES);
         let plan = Arc::clone(&prepared.plan);
-        if !matches!(plan.kind, Kind::Read | Kind::LockingRead | Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete)
-            && prepared.params == 0
+        if !matches!(
+            plan.kind,
+            Kind::Read | Kind::LockingRead | Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete
+        ) && prepared.params == 0
             && is_of_the_session(&plan)
         {
             return Box::pin(self.execute_as_text(prepared, turn)).await;
@@ -491,7 +509,9 @@ fn is_of_the_session(plan: &Plan) -> bool {
 
 fn check_preparable(plan: &Plan) -> Result<(), Stop> {
     let refused = |what: &str| {
-        Err(Failure::new(ErrorId::UnsupportedInPrepare).note(format!("{what} as a prepared statement")).into())
+        Err(Failure::new(ErrorId::UnsupportedInPrepare)
+            .note(format!("{what} as a prepared statement"))
+            .into())
     };
     match &plan.kind {
         Kind::Use(_) | Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {

@@ -71,7 +71,9 @@ impl Session {
         if !self.client.caps.has(usher_wire::caps::Caps::MULTI_STATEMENTS) {
             let near = String::from_utf8_lossy(text.get(second..).unwrap_or_default());
             let near: String = near.chars().take(80).collect();
-            let note = format!("several statements in one, near '{near}'; the client did not ask for multi-statements");
+            let note = format!(
+                "several statements in one, near '{near}'; the client did not ask for multi-statements"
+            );
             return Err(Failure::new(ErrorId::Syntax).note(note).executed(Executed::No).into());
         }
         let (mut at, mut digest, mut next) = (0, first.clone(), Some(second));
@@ -112,7 +114,9 @@ impl Session {
                 let key = values.one_key(sources)?;
                 self.of_user(&plan, key, Body::Text(statement.packets), None, turn).await
             }
-            (Kind::Insert | Kind::Replace, Target::User { .. }) => self.insert_text(statement, &plan, turn).await,
+            (Kind::Insert | Kind::Replace, Target::User { .. }) => {
+                self.insert_text(statement, &plan, turn).await
+            }
             (kind, Target::Global) if is_plain(kind) && !plan.uses.found_rows => {
                 self.global(&plan, statement, turn).await
             }
@@ -217,7 +221,9 @@ impl Session {
                     self.of_user(plan, key, Body::Text(statement.packets), None, turn).await
                 }
                 Target::Global => self.global(plan, statement, turn).await,
-                Target::Everywhere | Target::Unsupported { .. } => Err(unsupported("this statement on all shards")),
+                Target::Everywhere | Target::Unsupported { .. } => {
+                    Err(unsupported("this statement on all shards"))
+                }
             },
         }
     }
@@ -244,9 +250,9 @@ impl Session {
         self.turn = self.turn.wrapping_add(1);
         let shards = &state.topology.shards;
         let rotated = shards.iter().cycle().skip(self.turn % shards.len().max(1)).take(shards.len());
-        let healthy = rotated
-            .filter(|shard| !shard.id.is_global())
-            .find(|shard| shard.servers.iter().any(|server| health.get(&server.id).is_some_and(|seen| seen.up)));
+        let healthy = rotated.filter(|shard| !shard.id.is_global()).find(|shard| {
+            shard.servers.iter().any(|server| health.get(&server.id).is_some_and(|seen| seen.up))
+        });
         Place { shard: healthy.map_or(ShardId::GLOBAL, |shard| shard.id), from_writer: false }
     }
 
@@ -304,10 +310,11 @@ impl Session {
         let at = self.bound.len() - 1;
         let body = Body::Text(statement.packets);
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
-        let served = self.run_bound_at(at, order, turn).await;
+        let served = self.run_bound(at, order, turn).await;
         // It was only borrowed for this statement; it stays kept, as asking does not clear what is asked for.
         if !matches!(self.transaction, crate::session::Transaction::Open(_)) {
-            self.kept = self.bound.iter().position(|bound| !bound.pinned).map(|at| self.bound.swap_remove(at));
+            self.kept =
+                self.bound.iter().position(|bound| !bound.pinned).map(|at| self.bound.swap_remove(at));
         }
         served
     }
@@ -318,7 +325,9 @@ impl Session {
             Kind::Show(ShowKind::Warnings | ShowKind::Errors) => {
                 self.answer_table(&["Level", "Code", "Message"], &[], turn).await
             }
-            _ => Err(unsupported("FOUND_ROWS() or diagnostics of a statement whose connection was given back")),
+            _ => {
+                Err(unsupported("FOUND_ROWS() or diagnostics of a statement whose connection was given back"))
+            }
         }
     }
 

@@ -81,7 +81,9 @@ impl Session {
                 Progress::Ok(end) => {
                     self.learn(lent, &end, &mut outcome);
                     let edit = edit(turn, watch, &end);
-                    relay.pass_ok(&mut lent.buf, &edit).map_err(|error| server(error.into(), forwarded, &relay))
+                    relay
+                        .pass_ok(&mut lent.buf, &edit)
+                        .map_err(|error| server(error.into(), forwarded, &relay))
                 }
                 Progress::Err(at) => {
                     let payload = lent.buf.get(at).unwrap_or_default();
@@ -114,12 +116,7 @@ impl Session {
     }
 
     /// Sends on what is ready and reads more.
-    async fn more(
-        &mut self,
-        lent: &mut Lent,
-        relay: &mut Relay,
-        forwarded: &mut bool,
-    ) -> Result<(), Broken> {
+    async fn more(&mut self, lent: &mut Lent, relay: &mut Relay, forwarded: &mut bool) -> Result<(), Broken> {
         let ready = relay.ready();
         if ready > 0 {
             let bytes = lent.buf.get(..ready).unwrap_or_default();
@@ -185,5 +182,7 @@ fn edit<'a>(turn: Turn, watch: Watch<'_>, end: &OkEnd) -> OkEdit<'a> {
 
 /// The failure of a read whose server was lost in the middle.
 pub(crate) fn interrupted(server: &str, fault: &Fault) -> Failure {
-    Failure::new(ErrorId::ReadInterrupted).field("server", server).note(format!("lost in the middle of the rows: {fault}"))
+    Failure::new(ErrorId::ReadInterrupted)
+        .field("server", server)
+        .note(format!("lost in the middle of the rows: {fault}"))
 }

@@ -88,7 +88,8 @@ impl Values<'_> {
 
     /// The usual case without a detour over text: digits for an integer column.
     fn plain_integer(&self, source: &KeySource) -> Option<Key> {
-        let (KeyValue::Literal { ordinal, negative: false }, KeyType::Int { .. }) = (&source.value, source.key_type)
+        let (KeyValue::Literal { ordinal, negative: false }, KeyType::Int { .. }) =
+            (&source.value, source.key_type)
         else {
             return None;
         };
@@ -139,7 +140,9 @@ impl Session {
     pub(crate) async fn locate(&self, key: &Key) -> Result<Option<Located>, Failure> {
         match self.shared.directory.cached(key) {
             Some(found) => Ok(found),
-            None => Box::pin(self.shared.directory.locate(key)).await.map_err(|error| directory_failure(&error)),
+            None => {
+                Box::pin(self.shared.directory.locate(key)).await.map_err(|error| directory_failure(&error))
+            }
         }
     }
 

@@ -252,14 +252,17 @@ impl Session {
                         std::borrow::Cow::Owned(payload) => Some(payload),
                     };
                     self.dispatch(buf, wire_len, joined, seq).await?;
-                    if wire_len == buf.len() { buf.clear() } else { drop(buf.drain(..wire_len)) }
+                    if wire_len == buf.len() {
+                        buf.clear()
+                    } else {
+                        drop(buf.drain(..wire_len))
+                    }
                     self.last_active = Instant::now();
                     return Ok(());
                 }
                 Ok(None) => {}
                 Err(usher_wire::Error::Oversized { len, max }) => {
-                    let failure =
-                        Failure::new(ErrorId::PacketTooBig).field("bytes", len).field("limit", max);
+                    let failure = Failure::new(ErrorId::PacketTooBig).field("bytes", len).field("limit", max);
                     self.send_failure(1, &failure).await?;
                     return Err(End::Refused(ErrorId::PacketTooBig));
                 }
@@ -296,7 +299,9 @@ impl Session {
                     Some(payload) => Box::pin(self.query_joined(payload, at, turn)).await,
                 }
             }
-            Ok(Command::StmtExecute { id, .. }) => self.execute_prepared(raw, joined.as_deref(), id, turn).await,
+            Ok(Command::StmtExecute { id, .. }) => {
+                self.execute_prepared(raw, joined.as_deref(), id, turn).await
+            }
             Ok(Command::Quit) => return Err(End::Gone),
             Ok(command) => Box::pin(self.other(command, turn)).await,
             Err(error) => Err(error.into()),

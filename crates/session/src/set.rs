@@ -93,7 +93,9 @@ impl Session {
             let pool = self.shared.pools.of(server).map_err(|error| checkout_failure(&error))?;
             match pool.checkout(&wanted).await {
                 Ok(_) => {}
-                Err(usher_backend::BackendError::Settings { payload, .. }) => return Err(Stop::Pass(payload)),
+                Err(usher_backend::BackendError::Settings { payload, .. }) => {
+                    return Err(Stop::Pass(payload));
+                }
                 Err(error) => return Err(checkout_failure(&error).into()),
             }
         }

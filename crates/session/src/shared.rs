@@ -1,8 +1,6 @@
 //! What all sessions of a proxy share, and what a new state of the deployment changes in it.
 
 use std::collections::HashSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use usher_backend::{Account, BackendMetrics, Monitor, Pools};
 use usher_config::Limits;
 use usher_directory::rows::{KeyType, TableKind, TableRow, TableState};
-use usher_directory::{Directory, EntityState, Global, Hooks, State};
+use usher_directory::{BoxFuture, Directory, EntityState, Hooks, State};
 use usher_sql::{Catalog, KeyType as SqlKeyType, Sharded, Table, TextRule};
 use usher_topology::ShardState;
 use usher_wire::auth::ServerKey;
@@ -49,14 +47,12 @@ pub struct Setup {
 }
 
 /// What all sessions of a proxy share.
-#[derive(Debug)]
 pub struct Shared {
     pub(crate) limits: Limits,
     pub(crate) accounts: Accounts,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) key: Arc<ServerKey>,
     pub(crate) server_version: String,
-    pub(crate) global: Arc<Global>,
     pub(crate) directory: Arc<Directory>,
     /// Connections to servers.
     pub pools: Pools,
@@ -74,17 +70,22 @@ pub struct Shared {
     next_id: AtomicU32,
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     /// For a proxy whose directory has its first state; installs that state. Must be called on a runtime.
     #[must_use]
-    pub fn new(setup: Setup, directory: Arc<Directory>, global: Arc<Global>) -> Arc<Self> {
+    pub fn new(setup: Setup, directory: Arc<Directory>) -> Arc<Self> {
         let limits = setup.limits;
         let shared = Arc::new(Self {
             accounts: setup.accounts,
             tls: setup.tls.map(TlsAcceptor::from),
             key: setup.key,
             server_version: setup.server_version,
-            global,
             pools: Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics),
             monitor: Monitor::new(setup.backend, limits.clone()),
             plans: Plans::new(limits.plans_max),
@@ -136,30 +137,35 @@ async fn sweep(shared: std::sync::Weak<Shared>) {
 }
 
 /// What sessions do when the deployment changes.
-impl Hooks for Shared {
-    fn installed(&self, old: &State, new: &State) {
-        self.pools.install(&new.topology);
-        self.monitor.install(&new.topology);
+#[derive(Debug, Clone)]
+pub struct SessionHooks(pub Arc<Shared>);
+
+impl Hooks for SessionHooks {
+    fn installed(&self, old: &Arc<State>, new: &Arc<State>) {
+        let shared = &self.0;
+        shared.pools.install(&new.topology);
+        shared.monitor.install(&new.topology);
         if old.tables != new.tables {
-            self.catalog.store(Arc::new(catalog(new.version, &new.tables)));
+            shared.catalog.store(Arc::new(catalog(new.version, &new.tables)));
         }
     }
 
-    fn drain<'a>(
-        &'a self,
-        old: &'a State,
-        new: &'a State,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
-        let scope = scope(old, new);
+    fn drain(&self, old: Arc<State>, new: Arc<State>) -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&self.0);
         Box::pin(async move {
+            let scope = scope(&old, &new);
             if !scope.is_empty() {
-                self.in_flight.drained(new.version, &scope).await;
+                shared.in_flight.drained(new.version, &scope).await;
             }
         })
     }
 
     fn revoked(&self) {
-        self.pools.drop_all();
+        self.0.pools.drop_all();
+    }
+
+    fn registered(&self, state: &Arc<State>) {
+        self.0.install(state);
     }
 }
 
@@ -176,7 +182,8 @@ fn scope(old: &State, new: &State) -> Scope {
     }
     let changed = new.topology.shards.iter().filter(|shard| {
         let before = old.topology.shard(shard.id);
-        shard.state != ShardState::Rw || before.is_some_and(|before| before.writer != shard.writer)
+        shard.state != ShardState::Rw
+            || before.is_some_and(|before| (before.writer, before.epoch) != (shard.writer, shard.epoch))
     });
     Scope { keys, shards: changed.map(|shard| shard.id).collect() }
 }
@@ -194,7 +201,7 @@ fn catalog(version: u64, rows: &[TableRow]) -> Catalog {
             (TableKind::Reference, ..) => Table::Reference { columns: row.columns.clone() },
             _ => Table::Unsharded,
         };
-        catalog.insert(&row.table_schema, &row.table_name, entry);
+        catalog.insert(&row.schema, &row.name, entry);
     }
     catalog
 }
@@ -203,6 +210,7 @@ fn sql_key_type(key_type: KeyType) -> SqlKeyType {
     match key_type {
         KeyType::Int => SqlKeyType::BIGINT,
         KeyType::Text => SqlKeyType::Text(TextRule::BINARY),
-        KeyType::TextCi => SqlKeyType::Text(TextRule::ASCII_CI),
+        // The catalog keeps what matters of a collation: case and trailing spaces do not count.
+        KeyType::TextCi => SqlKeyType::Text(TextRule { fold_case: true, pad: true, ascii_only: true }),
     }
 }

@@ -14,9 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// # Errors
 /// Names the file that can't be read or makes no sense.
 pub fn server_tls(cert: &Path, key: &Path) -> io::Result<Arc<ServerConfig>> {
-    let named = |path: &Path, error: &dyn std::fmt::Display| {
-        io::Error::other(format!("{}: {error}", path.display()))
-    };
+    let named =
+        |path: &Path, error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
     let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect)
         .map_err(|error| named(cert, &error))?;

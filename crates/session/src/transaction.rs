@@ -27,7 +27,8 @@ impl Session {
         if let Kind::Commit { release: true, .. } | Kind::Rollback { release: true, .. } = plan.kind {
             return Err(unsupported("COMMIT or ROLLBACK .. RELEASE; close the connection"));
         }
-        let chain = matches!(plan.kind, Kind::Commit { chain: true, .. } | Kind::Rollback { chain: true, .. });
+        let chain =
+            matches!(plan.kind, Kind::Commit { chain: true, .. } | Kind::Rollback { chain: true, .. });
         let Transaction::Open(shard) = self.transaction else {
             if !chain {
                 self.end_transaction();

@@ -119,8 +119,9 @@ impl Watermarks {
         let everywhere = |mark: &Mark| match (&mark.position, topology.shard(mark.shard)) {
             (None, _) => mark.at.elapsed() >= self.blind,
             (Some(_), None) => true,
-            (Some(position), Some(shard)) => copies(shard)
-                .all(|id| health.get(&id).and_then(|h| h.position.as_ref()).is_some_and(|p| p.covers(position))),
+            (Some(position), Some(shard)) => copies(shard).all(|id| {
+                health.get(&id).and_then(|h| h.position.as_ref()).is_some_and(|p| p.covers(position))
+            }),
         };
         for stripe in &self.stripes {
             stripe.lock().retain(|_, mark| !everywhere(mark));

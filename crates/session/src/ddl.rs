@@ -1,0 +1,326 @@
+//! Schema changes: what concerns sharded tables and databases happens on the global master and on every shard, and
+//! the catalog follows.
+
+use std::time::Duration;
+
+use usher_directory::rows::{self, KeyType, TableKind, TableRow, TableState};
+use usher_directory::{Error, State};
+use usher_sql::ddl::{self, Ddl};
+use usher_sql::{DdlKind, Declaration, KeyType as SqlKeyType, Plan, Sharded, Table};
+use usher_topology::ShardId;
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+
+use crate::execute::{Body, Order, Start, checkout_failure, said};
+use crate::query::{Text, is_temporary, unsupported};
+use crate::route::{Place, directory_failure};
+use crate::session::{Served, Session, Stop, Turn};
+
+/// How long the other proxies are waited for to have read the catalog anew. One that takes longer serves the table
+/// by its old shape for a moment more, as it would have just before.
+const CATALOG_WAIT: Duration = Duration::from_secs(2);
+/// The table is there already.
+const TABLE_EXISTS: u16 = 1050;
+
+/// What happens to the catalog once the servers have done their part.
+enum Catalog {
+    Stays,
+    Created(Box<TableRow>),
+    Reread(Vec<(String, String)>),
+    Dropped(Vec<(String, String)>),
+    DroppedSchema(String),
+}
+
+impl Session {
+    /// A schema change.
+    pub(crate) async fn ddl(
+        &mut self,
+        statement: Text<'_>,
+        plan: &Plan,
+        kind: DdlKind,
+        turn: Turn,
+    ) -> Served {
+        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let body = Body::Text(statement.packets);
+        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
+        if is_temporary(kind) {
+            return self.run(order, turn).await;
+        }
+        let end = statement.digest.end.min(statement.text.len());
+        let text = statement.text.get(..end).unwrap_or_default();
+        let parsed = ddl::parse(text, self.settings.schema(), self.mode)
+            .map_err(|error| unsupported(&error.to_string()))?;
+        // A schema change commits what is open, on a server as here.
+        self.end_open(b"COMMIT").await?;
+        self.end_transaction();
+        let Some(parsed) = parsed else { return self.run(order, turn).await };
+        let state = self.shared.directory.state();
+        match self.effect(&parsed)? {
+            None => self.run(order, turn).await,
+            Some(catalog) => {
+                self.check_quiet(&state)?;
+                self.everywhere(text, catalog, &state).await?;
+                self.answer_ok(turn).await
+            }
+        }
+    }
+
+    /// What a change means for the catalog; `None` if it concerns the global master alone.
+    fn effect(&self, ddl: &Ddl) -> Result<Option<Catalog>, Stop> {
+        let catalog = self.shared.catalog.load();
+        let named: Vec<(String, String)> = ddl
+            .tables
+            .iter()
+            .map(|table| (table.schema.clone().unwrap_or_default(), table.name.clone()))
+            .collect();
+        let is_sharded = |(schema, name): &(String, String)| {
+            matches!(catalog.table(schema, name), Some(Table::Sharded(_)))
+        };
+        let sharded = named.iter().filter(|table| is_sharded(table)).count();
+        if ddl
+            .like
+            .as_ref()
+            .is_some_and(|like| is_sharded(&(like.schema.clone().unwrap_or_default(), like.name.clone())))
+        {
+            return Err(unsupported("CREATE TABLE .. LIKE a sharded table; write its columns and comment"));
+        }
+        match (ddl.kind, &ddl.declaration) {
+            (DdlKind::CreateDatabase | DdlKind::AlterDatabase, _) => Ok(Some(Catalog::Stays)),
+            (DdlKind::DropDatabase, _) => {
+                Ok(Some(Catalog::DroppedSchema(ddl.database.clone().unwrap_or_default())))
+            }
+            (_, Some(Declaration::Reference)) => Err(unsupported("reference tables, so far")),
+            (DdlKind::CreateTable, Some(Declaration::Sharded { key, sequence, parent })) => {
+                if parent.is_some() {
+                    return Err(unsupported("parent= in a table comment, so far; name the key column"));
+                }
+                self.created(ddl, key, sequence.as_deref()).map(Some)
+            }
+            (DdlKind::CreateTable, None) => Ok(None),
+            (_, Some(_)) if sharded == 0 => Err(unsupported(
+                "sharding a table that exists; create it anew with its comment and copy the rows",
+            )),
+            _ if sharded == 0 => Ok(None),
+            _ if sharded < named.len() => {
+                Err(unsupported("sharded and unsharded tables in one schema change"))
+            }
+            (DdlKind::DropTable, _) => Ok(Some(Catalog::Dropped(named))),
+            (DdlKind::TruncateTable, _) => Ok(Some(Catalog::Stays)),
+            (DdlKind::AlterTable | DdlKind::CreateIndex | DdlKind::DropIndex, _) => {
+                Ok(Some(Catalog::Reread(named)))
+            }
+            (DdlKind::RenameTable, _) => Err(unsupported("RENAME of a sharded table")),
+            _ => Err(unsupported("views, triggers and routines over sharded tables")),
+        }
+    }
+
+    fn created(&self, ddl: &Ddl, key: &str, sequence: Option<&str>) -> Result<Catalog, Stop> {
+        let (Some(create), Some(table)) = (&ddl.create, ddl.tables.first()) else {
+            return Err(unsupported("this form of CREATE TABLE for a sharded table; write its columns"));
+        };
+        if create.from_query {
+            return Err(unsupported("CREATE TABLE .. SELECT of a sharded table; create it, then insert"));
+        }
+        let Some(schema) = table.schema.clone() else {
+            return Err(Failure::new(ErrorId::UnknownDatabase).note("No database selected").into());
+        };
+        let entry = create
+            .sharded(key, sequence, None)
+            .map_err(|error| unsupported(&format!("table {}: {error}", table.name)))?;
+        Ok(Catalog::Created(Box::new(table_row(schema, table.name.clone(), &entry))))
+    }
+
+    /// Moves copy rows by the catalog, so it must stand still while they run; and every shard must take the change.
+    fn check_quiet(&self, state: &State) -> Result<(), Stop> {
+        if let Some((key, moving)) = state.moving.iter().next() {
+            let note = format!("move {} of user {key} is under way; wait for it or abort it", moving.row.id);
+            return Err(refused(&note));
+        }
+        match state.topology.shards.iter().find(|shard| shard.state != usher_topology::ShardState::Rw) {
+            Some(shard) => Err(refused(&format!("shard {} is not open for writes", shard.name))),
+            None => Ok(()),
+        }
+    }
+
+    async fn everywhere(&mut self, text: &[u8], catalog: Catalog, state: &State) -> Result<(), Stop> {
+        let global = self.shared.directory.global();
+        let resumed = match &catalog {
+            Catalog::Created(row) => {
+                let begun = rows::list_tables(global).await.map_err(|error| directory_failure(&error))?;
+                let before =
+                    begun.iter().find(|other| (&other.schema, &other.name) == (&row.schema, &row.name));
+                let resumed = before.is_some_and(|other| other.state == TableState::Creating);
+                if before.is_none() {
+                    let mut begun = TableRow::clone(row);
+                    begun.state = TableState::Creating;
+                    rows::upsert_table(global, &begun).await.map_err(|error| directory_failure(&error))?;
+                }
+                resumed
+            }
+            _ => false,
+        };
+        let mut done: Vec<&str> = Vec::new();
+        for shard in &state.topology.shards {
+            match self.on_shard(text, shard.id, resumed).await {
+                Ok(()) => done.push(&shard.name),
+                Err(stop) if done.is_empty() => {
+                    if let (Catalog::Created(row), false) = (&catalog, resumed) {
+                        // Nothing was created: the name stays free.
+                        let _ =
+                            rows::delete_table(self.shared.directory.global(), &row.schema, &row.name).await;
+                    }
+                    return Err(stop);
+                }
+                Err(stop) => return Err(partly(&stop, &done, &shard.name)),
+            }
+        }
+        self.record(catalog).await.map_err(|error| Stop::from(directory_failure(&error)))
+    }
+
+    async fn on_shard(&self, text: &[u8], shard: ShardId, resumed: bool) -> Result<(), Stop> {
+        let state = self.shared.directory.state();
+        let writer = state.topology.shard(shard).map(|shard| shard.writer);
+        let writer = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
+        let pool = self.shared.pools.of(writer).map_err(|error| checkout_failure(&error))?;
+        let mut lent = pool.checkout(&self.settings).await.map_err(|error| match error {
+            usher_backend::BackendError::Settings { payload, .. } => Stop::Pass(payload),
+            error => checkout_failure(&error).into(),
+        })?;
+        match said(lent.query(text).await) {
+            Ok(_) => Ok(()),
+            Err(Start::Refused(TABLE_EXISTS, _)) if resumed => Ok(()),
+            Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
+            Err(Start::Lost(fault)) => {
+                let failure = Failure::new(ErrorId::OutcomeUnknown)
+                    .field("server", &lent.server().name)
+                    .note(fault.to_string())
+                    .executed(Executed::Unknown);
+                lent.discard();
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// The servers have done their part: the catalog follows, and this proxy and the others learn of it.
+    async fn record(&mut self, catalog: Catalog) -> Result<(), Error> {
+        let global = self.shared.directory.global();
+        match catalog {
+            Catalog::Stays => return Ok(()),
+            Catalog::Created(row) => {
+                if row.sequence_column.is_some() {
+                    rows::ensure_sequence(global, &row.sequence(), 1).await?;
+                }
+                rows::upsert_table(global, &row).await?;
+            }
+            Catalog::Reread(tables) => {
+                for (schema, name) in &tables {
+                    self.reread(schema, name).await?;
+                }
+            }
+            Catalog::Dropped(tables) => {
+                for (schema, name) in &tables {
+                    rows::delete_table(global, schema, name).await?;
+                }
+            }
+            Catalog::DroppedSchema(schema) => {
+                for table in rows::list_tables(global).await?.iter().filter(|table| table.schema == schema) {
+                    rows::delete_table(global, &table.schema, &table.name).await?;
+                }
+            }
+        }
+        let version = self.shared.directory.refresh().await?.version;
+        let all_know = async {
+            loop {
+                let proxies = rows::proxies(global).await?;
+                if proxies.iter().all(|proxy| proxy.revoked || proxy.seen_version >= version) {
+                    return Ok::<(), Error>(());
+                }
+                tokio::time::sleep(Duration::from_millis(self.shared.limits.poll_ms)).await;
+            }
+        };
+        match tokio::time::timeout(CATALOG_WAIT, all_know).await {
+            Ok(known) => known,
+            Err(_) => {
+                tracing::warn!(version, "some proxy has not read the catalog anew yet");
+                Ok(())
+            }
+        }
+    }
+
+    /// A table's columns may have changed: the global master's own copy of the table tells.
+    async fn reread(&self, schema: &str, name: &str) -> Result<(), Error> {
+        let global = self.shared.directory.global();
+        let tables = rows::list_tables(global).await?;
+        let Some(row) = tables.into_iter().find(|row| row.schema == schema && row.name == name) else {
+            return Ok(());
+        };
+        match self.columns_of(schema, name).await {
+            Ok(columns) if !columns.is_empty() => {
+                rows::upsert_table(global, &TableRow { columns, ..row }).await.map(drop)
+            }
+            Ok(_) => Ok(()),
+            Err(reason) => Err(Error::GlobalUnavailable(reason)),
+        }
+    }
+
+    async fn columns_of(&self, schema: &str, name: &str) -> Result<Vec<String>, String> {
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "''");
+        let ask = format!(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = '{}' AND table_name = '{}' \
+             ORDER BY ordinal_position",
+            quoted(schema),
+            quoted(name)
+        );
+        let state = self.shared.directory.state();
+        let writer =
+            state.topology.shard(ShardId::GLOBAL).map(|shard| shard.writer).ok_or("no global master")?;
+        let pool = self.shared.pools.of(writer).map_err(|error| error.to_string())?;
+        let settings = usher_backend::Settings::at_login(false);
+        let mut lent = pool.checkout(&settings).await.map_err(|error| error.to_string())?;
+        let reply = lent.query(ask.as_bytes()).await.map_err(|fault| fault.to_string())?;
+        let cells = reply.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        Ok(cells.map(|name| String::from_utf8_lossy(&name).into_owned()).collect())
+    }
+}
+
+fn table_row(schema: String, name: String, entry: &Sharded) -> TableRow {
+    TableRow {
+        schema,
+        name,
+        kind: TableKind::Sharded,
+        entity: "user".to_owned(),
+        key_column: Some(entry.key_column.clone()),
+        key_type: Some(match entry.key_type {
+            SqlKeyType::Int { .. } => KeyType::Int,
+            SqlKeyType::Text(rule) if rule == usher_sql::TextRule::BINARY => KeyType::Text,
+            SqlKeyType::Text(_) => KeyType::TextCi,
+        }),
+        sequence_column: entry.sequence.clone(),
+        columns: entry.columns.clone(),
+        state: TableState::Ready,
+    }
+}
+
+fn refused(note: &str) -> Stop {
+    Failure::new(ErrorId::Unsupported)
+        .note(format!("schema changes of sharded tables have to wait: {note}"))
+        .safe_to_retry()
+        .into()
+}
+
+/// The change stands on some servers and not on others.
+fn partly(stop: &Stop, done: &[&str], failed: &str) -> Stop {
+    let why = match stop {
+        Stop::Fail(failure) => failure.message(),
+        Stop::Pass(payload) => usher_wire::packet::ErrPacket::parse(payload)
+            .map_or_else(|e| e.to_string(), |error| error.to_string()),
+        Stop::End(end) => end.to_string(),
+    };
+    Failure::new(ErrorId::PartialCommit)
+        .field("done", done.join(","))
+        .field("failed", failed)
+        .note(format!("the schema change is not on every shard yet: {why}"))
+        .advice(
+            "mend the cause, then run it on the shards that lack it; CREATE TABLE can simply be run again",
+        )
+        .into()
+}
