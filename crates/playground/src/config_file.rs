@@ -36,7 +36,8 @@ fn text(dir: &Path, state: &State) -> std::result::Result<String, String> {
     ))
 }
 
-fn config(dir: &Path, state: &State) -> Config {
+/// The settings as a value.
+pub(crate) fn config(dir: &Path, state: &State) -> Config {
     let listen = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let tls = dir.join("tls");
     let members = state.servers.iter().filter(|n| n.pair == GLOBAL);

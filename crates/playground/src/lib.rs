@@ -32,6 +32,7 @@ mod mysql_root;
 mod pairs;
 mod ports;
 mod process;
+mod registration;
 mod replication;
 mod service;
 mod settings;

@@ -101,22 +101,40 @@ pub(crate) async fn channel(kind: Server, on: &mut Connection) -> Result<Channel
     })
 }
 
-/// Starts a server's channel; from `source` if it was never set up, else from where it was last told to.
+/// Makes a server follow `source`, whatever it followed before, and starts its channel.
 pub(crate) async fn follow(
     kind: Server,
     on: &mut Connection,
     source: &Node,
     secrets: &Secrets,
 ) -> Result<()> {
-    let state = channel(kind, on).await?;
-    if state == Channel::None {
+    let (stop, start) = match kind {
+        Server::Mariadb => ("STOP SLAVE", "START SLAVE"),
+        Server::Mysql => ("STOP REPLICA", "START REPLICA"),
+    };
+    let mut state = channel(kind, on).await?;
+    let port = source_port(kind, on).await?;
+    if port != Some(source.port) {
+        if port.is_some() {
+            on.run(stop).await?;
+        }
         on.run(&change_source(kind, source, &secrets.replication)).await?;
+        state = Channel::None;
     }
-    match (state, kind) {
-        (Channel::Runs | Channel::Connecting(_), _) => Ok(()),
-        (_, Server::Mariadb) => on.run("START SLAVE").await,
-        (_, Server::Mysql) => on.run("START REPLICA").await,
+    match state {
+        Channel::Runs | Channel::Connecting(_) => Ok(()),
+        Channel::None | Channel::Stopped(_) => on.run(start).await,
     }
+}
+
+/// The port of the server that a channel was last told to follow; all are on this machine.
+async fn source_port(kind: Server, on: &mut Connection) -> Result<Option<u16>> {
+    let (query, column) = match kind {
+        Server::Mariadb => ("SHOW SLAVE STATUS", "Master_Port"),
+        Server::Mysql => ("SHOW REPLICA STATUS", "Source_Port"),
+    };
+    let row: Option<Row> = on.row(query).await?;
+    Ok(row.and_then(|row| text(&row, column)?.parse().ok()))
 }
 
 fn change_source(kind: Server, source: &Node, password: &str) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::connection::Connection;
 use crate::error::{Error, Result};
+use crate::replication;
 use crate::state::{GLOBAL, Node, Pair};
 
 /// `ER_BAD_DB_ERROR` and `ER_NO_SUCH_TABLE`: the schema has not been applied yet.
@@ -70,7 +71,9 @@ impl Hold {
             return Ok(Some(Self { global: conn }));
         }
         conn.run("START TRANSACTION").await?;
-        let locking = format!("{ROWS} WHERE {} FOR UPDATE", selector(&pair.name));
+        // While the global master takes no writes, nobody can change the row, nor may it be locked.
+        let lock = if replication::is_read_only(&mut conn).await? { "" } else { "FOR UPDATE" };
+        let locking = format!("{ROWS} WHERE {} {lock}", selector(&pair.name));
         let row: Option<Columns> = conn.row(&locking).await?;
         let may_open =
             row.is_some_and(|(_, _, writer, _, state)| writer == pair.writer.name && state == READ_WRITE);

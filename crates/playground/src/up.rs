@@ -16,7 +16,8 @@ use crate::service::{self, Probe};
 use crate::settings::Settings;
 use crate::state::{GLOBAL, Node, Pair, State};
 use crate::{
-    Options, Progress, Server, accounts, dir_of, files, lock, pairs, ports, template, tls, topology,
+    Options, Progress, Server, accounts, dir_of, files, lock, pairs, ports, registration, replication,
+    template, tls, topology,
 };
 
 /// Steps that are reported.
@@ -208,10 +209,20 @@ impl Up {
         self.state.save(&self.dir)
     }
 
-    /// The application's database on every pair.
+    /// usher's own schemas, the topology, and the application's database on every pair.
     async fn set_up_schemas(&mut self) -> Result<()> {
         self.step("applying schemas");
+        config_file::write(&self.dir, &self.state)?;
         let pairs = self.state.pairs()?;
+        if self.is_global_closed(&pairs).await? {
+            report(
+                &self.options,
+                self.done,
+                "schemas are left as they are: the global master takes no writes",
+                true,
+            );
+            return Ok(());
+        }
         let work = pairs.iter().map(|pair| async {
             let mut writer = Connection::open(&pair.writer, &self.state.secrets.admin).await?;
             writer.run(&format!("CREATE DATABASE IF NOT EXISTS {APP}")).await?;
@@ -219,7 +230,20 @@ impl Up {
             Ok::<_, Error>(())
         });
         try_join_all(work).await?;
-        config_file::write(&self.dir, &self.state)
+        registration::register(&self.dir, &self.state).await
+    }
+
+    /// Pairs whose writer takes no writes, as while a flip waits for the controller to end it.
+    async fn closed(&self, pairs: &[Pair]) -> Result<Vec<String>> {
+        let mut closed = Vec::new();
+        for pair in pairs {
+            let mut writer = Connection::open(&pair.writer, &self.state.secrets.admin).await?;
+            if replication::is_read_only(&mut writer).await? {
+                closed.push(pair.name.clone());
+            }
+            writer.close().await;
+        }
+        Ok(closed)
     }
 
     /// The proxy and the controller, if the caller has brought the program.

@@ -148,6 +148,18 @@ async fn no_acknowledgement_no_commit(kind: Server, folder: &Folder, options: &O
     check_flow(kind, &vec![writer.clone(), standby.clone()], 16).await;
 }
 
+/// A flip as the controller would do it: the topology row says so too, and the next `up` has to keep to it.
+async fn move_writer(kind: Server, running: &Endpoints) {
+    let [old, new] = &running.shards[1].members;
+    support::flip(kind, old, new).await;
+    let mut global = Db::open(kind, &running.global.members[0]).await;
+    let rows: u32 = global.one("SELECT COUNT(*) FROM usher.servers").await;
+    assert_eq!(rows, 8);
+    let set = "SET s.writer_id = w.server_id, s.epoch = s.epoch + 1";
+    let join = "usher.shards s JOIN usher.servers w ON w.shard_id = s.shard_id";
+    global.run(&format!("UPDATE {join} {set} WHERE s.name = 's2' AND w.name = 's2b'")).await;
+}
+
 async fn tls_is_offered(folder: &Folder, made: &Endpoints) {
     for server in [&made.global.members[0], &made.shards[1].replicas[0]] {
         let ca = folder.path().join("tls/ca.pem");
@@ -159,6 +171,7 @@ async fn tls_is_offered(folder: &Folder, made: &Endpoints) {
 
 async fn stop_and_continue(kind: Server, folder: &Folder, options: &Options, made: &Endpoints) {
     let running = Endpoints::load(folder.path()).unwrap();
+    move_writer(kind, &running).await;
     support::timed("down", Playground::down(folder.path())).await.unwrap();
     let status = Playground::status(folder.path()).await.unwrap();
     assert!(status.processes.iter().all(|p| p.state == ProcessState::Stopped), "{status}");
@@ -171,6 +184,7 @@ async fn stop_and_continue(kind: Server, folder: &Folder, options: &Options, mad
     let grown = Options { shards: 3, ..options.clone() };
     let after = support::timed("up with old data and one more shard", Playground::up(grown)).await.unwrap();
     assert_eq!(after.shards.len(), 3);
+    assert_eq!((after.shards[0].writer.as_str(), after.shards[1].writer.as_str()), ("s1a", "s2b"));
     assert_eq!(after.shards[0].members[0].port, made.shards[0].members[0].port);
     for pair in support::pairs(&after) {
         check_flow(kind, &pair, 20).await;

@@ -13,6 +13,35 @@ fn small(folder: &Folder) -> Options {
     Options { shards: 1, ..Options::new(folder.path()) }
 }
 
+/// Options that collect the warnings.
+fn warned(folder: &Folder) -> (Options, Arc<Mutex<Vec<String>>>) {
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let kept = warnings.clone();
+    let mut options = small(folder);
+    options.on_progress = Some(Arc::new(move |p: Progress| {
+        if p.is_warning {
+            kept.lock().unwrap().push(p.text);
+        }
+    }));
+    (options, warnings)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_in_a_flip_is_left_to_the_controller() {
+    let folder = Folder::new("in-a-flip");
+    let (options, warnings) = warned(&folder);
+    let made = Playground::up(options.clone()).await.unwrap();
+    let mut global = Db::open(Server::Mariadb, &made.global.members[0]).await;
+    global.run("UPDATE usher.shards SET state = 'switching' WHERE name = 's1'").await;
+    support::kill_9(made.shards[0].members[0].pid).await;
+    Playground::up(options).await.unwrap();
+    let warnings = warnings.lock().unwrap().join("\n");
+    assert!(warnings.contains("a flip of s1 is under way"), "{warnings}");
+    let status = Playground::status(folder.path()).await.unwrap();
+    let s1a = status.processes.iter().find(|p| p.name == "s1a").unwrap();
+    assert_eq!((s1a.role.as_str(), s1a.detail.as_str()), ("standby", "replicates"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_up_cut_short_is_taken_up_again() {
     // The space has to survive every command line and settings file.
@@ -59,14 +88,7 @@ async fn a_taken_port_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_diverged_replica_is_left_out_with_a_warning() {
     let folder = Folder::new("diverged");
-    let warnings = Arc::new(Mutex::new(Vec::new()));
-    let kept = warnings.clone();
-    let mut options = small(&folder);
-    options.on_progress = Some(Arc::new(move |p: Progress| {
-        if p.is_warning {
-            kept.lock().unwrap().push(p.text);
-        }
-    }));
+    let (options, warnings) = warned(&folder);
     let made = Playground::up(options.clone()).await.unwrap();
     let replica = &made.shards[0].replicas[0];
     let mut db = Db::open(Server::Mariadb, replica).await;
