@@ -214,13 +214,10 @@ impl Up {
         self.step("applying schemas");
         config_file::write(&self.dir, &self.state)?;
         let pairs = self.state.pairs()?;
-        if self.is_global_closed(&pairs).await? {
-            report(
-                &self.options,
-                self.done,
-                "schemas are left as they are: the global master takes no writes",
-                true,
-            );
+        let closed = self.closed(&pairs).await?;
+        if !closed.is_empty() {
+            let text = format!("schemas are left as they are: {} takes no writes now", closed.join(", "));
+            report(&self.options, self.done, &text, true);
             return Ok(());
         }
         let work = pairs.iter().map(|pair| async {
