@@ -87,7 +87,7 @@ pub async fn pass(
                     revoked.push(row.proxy_id.clone());
                 }
                 out.insert(row.proxy_id.clone());
-            } else if began.elapsed() >= patience.drain {
+            } else if row.seen_version >= version && began.elapsed() >= patience.drain {
                 let after_ms = u64::try_from(patience.drain.as_millis()).unwrap_or(u64::MAX);
                 return Err(Error::NotDrained { proxy: row.proxy_id, version, after_ms });
             }
