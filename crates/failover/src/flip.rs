@@ -16,7 +16,7 @@ use crate::{Error, Member, Pair, Plan, Refusal, Result, Row, Run, Step, check, d
 /// How long closing the old writer may wait for statements that run.
 const CLOSE: Duration = Duration::from_secs(2);
 /// Between the two looks at the old writer's final position.
-const STILL: Duration = Duration::from_millis(50);
+const STILL: Duration = Duration::from_millis(20);
 /// Looks at a position that should not move any more.
 const STILL_TRIES: usize = 10;
 /// How long ended sessions may take to roll back.
@@ -308,7 +308,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    async fn raise(&self, flip: &Flip) -> Result<bool> {
+    async fn raise(&mut self, flip: &Flip) -> Result<bool> {
         let raised =
             rows::take_flip(&self.flips.global, self.shard.id, self.plan.epoch, flip, &self.me, true).await?;
         Ok(raised.is_some())
