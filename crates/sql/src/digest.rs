@@ -37,7 +37,12 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
     let mut hash = Sip::new(k0, k1);
     let mut lexer = Lexer::new(text, mode);
     let mut found = Digest { hash: 0, params: 0, hints: Hints::default(), end: 0, second_statement: None };
-    while let Some(token) = lexer.next() {
+    loop {
+        while let Some((is_word, start, end)) = lexer.plain() {
+            hash.plain(is_word, text, start, end);
+            found.end = end;
+        }
+        let Some(token) = lexer.next() else { break };
         match token.kind {
             TokenKind::Literal(kind) => {
                 if let LiteralKind::Param(index) = kind {
@@ -120,15 +125,18 @@ fn literal_tag(kind: LiteralKind) -> u64 {
     }
 }
 
+const WORD: u64 = 1;
+const OP: u64 = 6;
+
 /// The kind of a token, to be shifted by three bits, which hold its length.
 fn token_tag(kind: TokenKind) -> u64 {
     match kind {
-        TokenKind::Word => 1,
+        TokenKind::Word => WORD,
         TokenKind::Dotted => 2,
         TokenKind::Quoted => 3,
         TokenKind::UserVar => 4,
         TokenKind::SysVar => 5,
-        TokenKind::Op => 6,
+        TokenKind::Op => OP,
         TokenKind::Hint => 7,
         TokenKind::CodeOpen => 8,
         TokenKind::CodeClose => 9,
@@ -165,30 +173,45 @@ impl Sip {
         }
     }
 
+    /// What `Lexer::plain` gives.
     #[inline(always)]
-    fn token(&mut self, text: &[u8], token: Token) {
-        let span = token.span();
-        let len = span.len();
-        if len >= 8 {
-            return self.long(token.kind, &text[span]);
+    fn plain(&mut self, is_word: bool, text: &[u8], start: usize, end: usize) {
+        if is_word {
+            self.bytes(WORD, text, start, end);
+        } else {
+            self.push((OP << 3 | 1) | (u64::from(text[start]) << 8), 2);
         }
-        // Most tokens are not among the last bytes, so one load and a mask do instead of a loop.
-        let raw = match text[span.start..].first_chunk::<8>() {
-            Some(chunk) => u64::from_le_bytes(*chunk) & ((1 << (8 * len)) - 1),
-            None => text[span].iter().rev().fold(0, |word, b| (word << 8) | u64::from(*b)),
-        };
-        let tag = (token_tag(token.kind) << 3) | len as u64;
-        self.push(tag | (raw << 8), len as u32 + 1);
     }
 
-    fn long(&mut self, kind: TokenKind, bytes: &[u8]) {
-        self.push((0xc0 + token_tag(kind)) | ((bytes.len() as u64) << 8), 5);
+    fn token(&mut self, text: &[u8], token: Token) {
+        let span = token.span();
+        self.bytes(token_tag(token.kind), text, span.start, span.end);
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self, tag: u64, text: &[u8], start: usize, end: usize) {
+        let len = end - start;
+        if len >= 8 {
+            return self.long(tag, &text[start..end]);
+        }
+        // Most tokens are not among the last bytes, so one load and a mask do instead of a loop.
+        let raw = match text[start..].first_chunk::<8>() {
+            Some(chunk) => u64::from_le_bytes(*chunk) & ((1 << (8 * len)) - 1),
+            None => text[start..end].iter().rev().fold(0, |word, b| (word << 8) | u64::from(*b)),
+        };
+        self.push((tag << 3) | len as u64 | (raw << 8), len as u32 + 1);
+    }
+
+    #[inline(always)]
+    fn long(&mut self, tag: u64, bytes: &[u8]) {
+        self.push((0xc0 + tag) | ((bytes.len() as u64) << 8), 5);
         let (chunks, rest) = bytes.as_chunks::<8>();
         for chunk in chunks {
             self.push(u64::from_le_bytes(*chunk), 8);
         }
-        for b in rest {
-            self.push(u64::from(*b), 1);
+        if !rest.is_empty() {
+            let last = rest.iter().rev().fold(0, |word, b| (word << 8) | u64::from(*b));
+            self.push(last, rest.len() as u32);
         }
     }
 

@@ -364,3 +364,28 @@ fn ids_are_written_where_they_belong() {
         assert_eq!(with_ids(text), expected);
     }
 }
+
+#[test]
+fn the_example_applications_tables_fit() {
+    let schema = include_str!("../../../examples/photos/schema.sql");
+    let (mut sharded, mut plain) = (0, 0);
+    let mut rest = schema.as_bytes();
+    loop {
+        let second = digest(rest, Mode::default(), &mut Vec::new()).second_statement;
+        let statement = &rest[..second.unwrap_or(rest.len())];
+        if let Some(ddl) = ddl::parse(statement, Some("app"), Mode::default()).unwrap() {
+            match ddl.declaration {
+                Some(Declaration::Sharded { key, sequence, .. }) => {
+                    let table = ddl.create.unwrap().sharded(&key, sequence.as_deref(), None).unwrap();
+                    assert_eq!(table.key_type, KeyType::BIGINT);
+                    sharded += 1;
+                }
+                _ => plain += 1,
+            }
+        }
+        let Some(next) = second else { break };
+        rest = &rest[next..];
+    }
+    assert_eq!(sharded, schema.matches("usher:sharded").count());
+    assert!(plain > 0);
+}
