@@ -90,7 +90,7 @@ impl Writer {
 
     fn comparison(&mut self, sight: &[Alias], depth: usize) -> String {
         let key = self.column(sight, true);
-        match self.dice.roll(20) {
+        match self.dice.roll(22) {
             0..=6 => format!("{key} = {}", self.dice.pick(&["2", "2", "'2'", "2.0", "+2"])),
             7..=9 => format!("{key} = {}", self.column(sight, true)),
             10 => format!(
@@ -123,6 +123,16 @@ impl Writer {
                     self.dice.pick(&["", "NOT "]),
                     self.select(sight, depth - 1, None)
                 )
+            }
+            19 => {
+                let (other, value) = (self.column(sight, false), self.literal());
+                let op = self.dice.pick(&["=", "=", "IN", "IN", "NOT IN", "<>", "<"]);
+                match op {
+                    "IN" | "NOT IN" => {
+                        format!("({other}, {key}) {op} (({value}, 2), (1, {}))", self.dice.pick(&["2", "3"]))
+                    }
+                    _ => format!("({key}, {other}) {op} (2, {value})"),
+                }
             }
             18 => format!("{} {key} = 2", self.dice.pick(&["NOT", "!", "-", "BINARY"])),
             _ => format!("{} = {key}", self.literal()),

@@ -1,5 +1,6 @@
 //! SELECT, UPDATE and DELETE that name a sharded table: which user they belong to.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::catalog::{Catalog, Sharded};
@@ -100,7 +101,7 @@ fn assigned_key(
     let Some(sharded) = key else { return Ok(None) };
     match facts::value(tokens, context.uses, equals + 1..assignment.end) {
         Some(value) => Ok(Some(KeySource { value, key_type: sharded.key_type })),
-        None => Err(format!("changes the key column {}; move the user instead", sharded.key_column)),
+        None => Err(format!("changes the key column {}; move the user instead", sharded.key_column).into()),
     }
 }
 
@@ -173,7 +174,8 @@ fn check_targets(queries: &Queries<'_, '_>, block: usize, targets: &[String]) ->
             Some(Source::Reference(_) | Source::Derived) => {
                 return Err(format!(
                     "deletes from {target}, which is not sharded, in one statement with a sharded table"
-                ));
+                )
+                .into());
             }
         }
     }
@@ -196,7 +198,7 @@ pub(crate) fn route(
     let Some((first, _)) = sharded(queries).next() else { return Ok((Target::Global, tables)) };
     let first = queries.refs[first].table.name.clone();
     if let Some(odd) = context.tokens.odd {
-        return Err(format!("has {odd}, so its rows cannot be told"));
+        return Err(format!("has {odd}, so its rows cannot be told").into());
     }
     if context.uses.outfile {
         return Err("writes a file on the server".into());
@@ -205,21 +207,20 @@ pub(crate) fn route(
         let plain = &plain.table.name;
         return Err(format!(
             "joins the sharded table {first} with {plain}, which is not sharded; query them apart"
-        ));
+        )
+        .into());
     }
+    let mut seen: HashSet<KeySource> = sources.iter().cloned().collect();
     for (at, table) in sharded(queries) {
         let Some(pinned) = &pins[at] else {
             let Sharded { key_column, .. } = table;
             let alias = &queries.refs[at].alias;
             return Err(format!(
                 "no condition holds {alias} to one user; add AND {alias}.{key_column} = <user>"
-            ));
+            )
+            .into());
         };
-        for source in pinned {
-            if !sources.contains(source) {
-                sources.push(source.clone());
-            }
-        }
+        sources.extend(pinned.iter().filter(|source| seen.insert((*source).clone())).cloned());
     }
     Ok((Target::User { sources }, tables))
 }

@@ -8,6 +8,7 @@ use crate::lex::{Lexer, TokenKind, unquote_name};
 use crate::mode::Mode;
 use crate::plan::analyse::{self, Context, Routed};
 use crate::plan::insert;
+use crate::plan::query::Refusal;
 use crate::plan::tokens::Tokens;
 use crate::plan::uses::Watch;
 use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target};
@@ -104,8 +105,12 @@ fn statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> 
 fn routed(kind: Kind, routed: Routed) -> Plan {
     match routed {
         Ok((target, tables)) => Plan { tables, ..Plan::simple(kind, target) },
-        Err(reason) => Plan::simple(kind, Target::Unsupported { reason }),
+        Err(refusal) => refused(kind, refusal),
     }
+}
+
+fn refused(kind: Kind, Refusal { reason, needs_hint }: Refusal) -> Plan {
+    Plan { needs_hint, ..Plan::simple(kind, Target::Unsupported { reason }) }
 }
 
 fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
@@ -151,7 +156,7 @@ fn insert(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Pla
     let mut plan = if survey.names_sharded {
         match insert::plan(context, range) {
             Ok((target, tables, insert)) => Plan { tables, insert, ..Plan::simple(kind, target) },
-            Err(reason) => Plan::simple(kind, Target::Unsupported { reason }),
+            Err(refusal) => refused(kind, refusal),
         }
     } else {
         Plan::simple(kind, Target::Global)

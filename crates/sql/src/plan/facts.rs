@@ -3,7 +3,8 @@
 //! A reference is *pinned* to a user if dropping its rows of all other users would not change the result. A fact
 //! comes from a condition that is joined to the others by AND only, and that has exactly the tokens of
 //! `key = value` or `key = key`, so that no operator's precedence matters. It pins only the references in the scope
-//! of its condition: all of WHERE's block, both sides of an inner join, the nullable side of an outer one.
+//! of its condition: all of WHERE's block, both sides of an inner join, the nullable side of an outer one. An outer
+//! join whose nullable side WHERE holds to a value is an inner one.
 
 use std::ops::Range;
 
@@ -42,8 +43,16 @@ pub(crate) type Pins = Vec<Option<Vec<KeySource>>>;
 
 /// Draws all facts and follows them.
 pub(crate) fn pins(queries: &Queries<'_, '_>, uses: &Uses) -> Pins {
-    let facts: Vec<Fact> =
-        queries.conditions.iter().flat_map(|condition| facts_of(queries, uses, condition)).collect();
+    let (of_where, of_joins): (Vec<_>, Vec<_>) =
+        queries.conditions.iter().partition(|condition| condition.place == Place::Where);
+    let mut facts: Vec<Fact> =
+        of_where.into_iter().flat_map(|condition| facts_of(queries, uses, condition)).collect();
+    let held = held(&facts);
+    for condition in of_joins {
+        let inner = condition.nullable.iter().any(|at| held.contains(at));
+        let scope = if inner { condition.operands.clone() } else { condition.scope.clone() };
+        facts.extend(facts_of(queries, uses, &Condition { scope, ..condition.clone() }));
+    }
     let mut pins: Pins = vec![None; queries.refs.len()];
     for fact in &facts {
         if let Fact::Value { refs, value } = fact {
@@ -58,6 +67,15 @@ pub(crate) fn pins(queries: &Queries<'_, '_>, uses: &Uses) -> Pins {
     }
     follow(&facts, &mut pins);
     pins
+}
+
+/// References that WHERE itself holds to values: no row of NULLs in their place gets through.
+fn held(facts: &[Fact]) -> Vec<usize> {
+    let refs = facts.iter().filter_map(|fact| match fact {
+        Fact::Value { refs, .. } | Fact::Several { refs, .. } => Some(refs),
+        Fact::Tie { .. } => None,
+    });
+    refs.flatten().copied().collect()
 }
 
 fn pin(queries: &Queries<'_, '_>, pins: &mut Pins, at: usize, values: &[KeyValue]) {
@@ -237,12 +255,69 @@ fn comparison(
         }
         return Vec::new();
     }
+    if let Some(close) = tokens.closing(range.start, range.end) {
+        return row_facts(queries, uses, condition, range.start + 1..close, close + 1..range.end);
+    }
     let Some(equals) = tokens.find(range.clone(), |at| tokens.is_op(at, "=")) else { return Vec::new() };
     match column(queries, equals + 1) {
         Some((column, end)) if end == range.end => {
             value_fact(queries, condition, &column, value(tokens, uses, range.start..equals))
         }
         _ => Vec::new(),
+    }
+}
+
+/// `(a, b) = (1, 2)` and `(a, b) IN ((1, 2), (1, 3))`: `names` are the tokens in the first parentheses, `rest` all
+/// behind them. Where a row has no plain value for a column, there is no fact about it.
+fn row_facts(
+    queries: &Queries<'_, '_>,
+    uses: &Uses,
+    condition: &Condition,
+    names: Range<usize>,
+    rest: Range<usize>,
+) -> Vec<Fact> {
+    let tokens = queries.tokens;
+    let names = tokens.split_commas(names);
+    let Some(rows) = rows_of(tokens, rest, names.len()) else { return Vec::new() };
+    let mut facts = Vec::new();
+    for (place, name) in names.into_iter().enumerate() {
+        let Some((column, end)) = column(queries, name.start) else { continue };
+        let values: Option<Vec<_>> = rows.iter().map(|row| value(tokens, uses, row[place].clone())).collect();
+        if let (Some(values), true) = (values, end == name.end) {
+            facts.push(values_fact(pinned_by(queries, condition, &column), values));
+        }
+    }
+    facts
+}
+
+/// The rows of `= (1, 2)` or `IN ((1, 2), (1, 3))`, each of `width` cells, if nothing else is there.
+fn rows_of(tokens: &Tokens<'_>, range: Range<usize>, width: usize) -> Option<Vec<Vec<Range<usize>>>> {
+    let open = range.start + 1;
+    let close = tokens.closing(open, range.end).filter(|close| close + 1 == range.end)?;
+    let rows = if tokens.is_op(range.start, "=") {
+        std::iter::once(open..range.end).collect()
+    } else if tokens.is_word(range.start, "IN") {
+        tokens.split_commas(open + 1..close)
+    } else {
+        return None;
+    };
+    if rows.len() > IN_VALUES_MAX {
+        return None;
+    }
+    let cells = |row: Range<usize>| {
+        let close = tokens.closing(row.start, row.end).filter(|close| close + 1 == row.end)?;
+        Some(tokens.split_commas(row.start + 1..close)).filter(|cells| cells.len() == width)
+    };
+    rows.into_iter().map(cells).collect()
+}
+
+fn values_fact(refs: Vec<usize>, mut values: Vec<KeyValue>) -> Fact {
+    match (values.len(), values.pop()) {
+        (1, Some(value)) => Fact::Value { refs, value },
+        (_, last) => {
+            values.extend(last);
+            Fact::Several { refs, values }
+        }
     }
 }
 
@@ -271,14 +346,7 @@ fn in_fact(
     }
     let values: Option<Vec<KeyValue>> =
         parts.into_iter().map(|part| value(queries.tokens, uses, part)).collect();
-    let refs = pinned_by(queries, condition, column);
-    match values {
-        Some(mut values) if values.len() == 1 => {
-            values.pop().map(|value| Fact::Value { refs, value }).into_iter().collect()
-        }
-        Some(values) => vec![Fact::Several { refs, values }],
-        None => Vec::new(),
-    }
+    values.map(|values| values_fact(pinned_by(queries, condition, column), values)).into_iter().collect()
 }
 
 /// Both columns must be keys.
@@ -409,7 +477,13 @@ pub(crate) fn key_item(queries: &Queries<'_, '_>, block: usize, range: Range<usi
     if end != range.end && !(aliased && queries.tokens.is_name(range.end - 1)) {
         return None;
     }
-    let condition =
-        Condition { block, place: Place::On, tokens: 0..0, scope: Vec::new(), operands: Vec::new() };
+    let condition = Condition {
+        block,
+        place: Place::On,
+        tokens: 0..0,
+        scope: Vec::new(),
+        operands: Vec::new(),
+        nullable: Vec::new(),
+    };
     one_key(queries, &condition, &column)
 }

@@ -9,7 +9,7 @@ use crate::plan::facts;
 use crate::plan::query::{Queries, Refusal, Source};
 use crate::plan::tokens::Tokens;
 use crate::plan::uses::Uses;
-use crate::plan::{InsertShape, KeySource, RowValue, SequenceShape, TableName, Target};
+use crate::plan::{InsertShape, KeySource, KeyValue, RowValue, SequenceShape, TableName, Target};
 
 /// Where to write ids into an INSERT. Offsets of one text: they hold for no other text of the same digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(crate) fn plan(
     let table = TableName { schema: schema.clone(), name };
     let Some(Table::Sharded(sharded)) = entry else { return unsharded(context, &parts, table) };
     if let Some(odd) = context.tokens.odd {
-        return Err(format!("has {odd}, so its rows cannot be told"));
+        return Err(format!("has {odd}, so its rows cannot be told").into());
     }
     check_tail(context, &parts, sharded)?;
     let mut shape = shape(context, &parts, sharded, table.clone())?;
@@ -125,7 +125,8 @@ fn unsharded(
         _ => Err(format!(
             "fills {}, which is not sharded, from a sharded table; read and insert apart",
             table.name
-        )),
+        )
+        .into()),
     }
 }
 
@@ -144,15 +145,18 @@ fn collect_source(
     match value {
         RowValue::Given(value) => {
             let source = KeySource { value: value.clone(), key_type: shape.key_type };
-            if !sources.contains(&source) {
+            // Literals are never there twice, and looking for each would take the square of the rows.
+            if matches!(value, KeyValue::Literal { .. }) || !sources.contains(&source) {
                 sources.push(source);
             }
             Ok(())
         }
         RowValue::Omitted | RowValue::Default if from_sequence => Ok(()),
-        RowValue::Omitted => Err(format!("does not give the key column {key}")),
-        RowValue::Default => Err(format!("gives no value for the key column {key}")),
-        RowValue::Expression => Err(format!("gives an expression for the key column {key}; give its value")),
+        RowValue::Omitted => Err(format!("does not give the key column {key}").into()),
+        RowValue::Default => Err(format!("gives no value for the key column {key}").into()),
+        RowValue::Expression => {
+            Err(format!("gives an expression for the key column {key}; give its value").into())
+        }
     }
 }
 
@@ -213,7 +217,7 @@ fn values(
     }
     let value = |row: &[Range<usize>]| {
         if row.len() != width {
-            return Err(format!("has {} values in a row for {width} columns", row.len()));
+            return Err(format!("has {} values in a row for {width} columns", row.len()).into());
         }
         let cell = place.and_then(|place| row.get(place));
         Ok(cell.map_or(RowValue::Omitted, |cell| row_value(context.tokens, context.uses, cell.clone())))
@@ -226,7 +230,7 @@ fn position(names: &[String], column: &str) -> Result<Option<usize>, Refusal> {
     let mut found = (0..names.len()).filter(|at| names[*at].eq_ignore_ascii_case(column));
     let first = found.next();
     if found.next().is_some() {
-        return Err(format!("names the column {column} twice"));
+        return Err(format!("names the column {column} twice").into());
     }
     Ok(first)
 }
@@ -282,7 +286,7 @@ fn parts(tokens: &Tokens<'_>, range: Range<usize>) -> Result<Parts, Refusal> {
         });
     }
     if !tokens.is_any(at, &["SELECT", "WITH", "TABLE"]) && !tokens.is_op(at, "(") {
-        return Err(unread());
+        return Err(unread().into());
     }
     let end = tokens
         .find(at..range.end, |at| {
@@ -368,7 +372,8 @@ fn check_tail(context: Context<'_, '_>, parts: &Parts, sharded: &Sharded) -> Res
         if sharded.is_key(&column) && !own {
             return Err(format!(
                 "changes the key column {column} of a row that is there; move the user instead"
-            ));
+            )
+            .into());
         }
     }
     Ok(())
@@ -408,10 +413,11 @@ fn from_select(
     {
         return Err(format!(
             "INSERT .. SELECT must give the sequence column {sequence}; read first, then insert"
-        ));
+        )
+        .into());
     }
     let Some(place) = place_of(parts, sharded, &sharded.key_column)? else {
-        return Err(format!("does not give the key column {}", sharded.key_column));
+        return Err(format!("does not give the key column {}", sharded.key_column).into());
     };
     let plain = tokens.is_word(select.start, "SELECT")
         && tokens.find(select.clone(), |at| tokens.is_any(at, &["UNION", "EXCEPT", "INTERSECT"])).is_none();
@@ -430,7 +436,8 @@ fn from_select(
         }
         (Target::Global, tables) => {
             let from = tables.first().map_or("", |table| &table.name);
-            Err(format!("fills a sharded table from {from}, which is not sharded; read and insert apart"))
+            Err(format!("fills a sharded table from {from}, which is not sharded; read and insert apart")
+                .into())
         }
         routed => Ok(routed),
     }
@@ -471,7 +478,7 @@ fn select_source(
         return Ok(vec![KeySource { value, key_type: sharded.key_type }]);
     }
     let from = facts::key_item(queries, 0, item).ok_or_else(unclear)?;
-    pins[from].clone().ok_or_else(unclear)
+    Ok(pins[from].clone().ok_or_else(unclear)?)
 }
 
 /// Where ids of the sequence column go in this text. `None` if the table has no sequence, or the text is no INSERT

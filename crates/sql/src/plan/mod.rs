@@ -33,6 +33,9 @@ pub struct Plan {
     pub is_write: bool,
     /// It takes row locks, or calls what a replica must not run: never to a replica.
     pub needs_writer: bool,
+    /// `Target::Unsupported` for no other reason than that no condition holds it to one user: a user or shard named
+    /// outside the statement would settle where it goes.
+    pub needs_hint: bool,
     /// Session state that it reads or leaves.
     pub uses: Uses,
     /// For INSERT and REPLACE into a sharded table.
@@ -332,6 +335,7 @@ impl Plan {
             target,
             is_write: false,
             needs_writer: false,
+            needs_hint: false,
             uses: Uses::default(),
             insert: None,
             tables: Vec::new(),

@@ -13,6 +13,9 @@ impl fmt::Display for Plan {
         } else if self.needs_writer {
             f.write_str(" writer")?;
         }
+        if self.needs_hint {
+            f.write_str(" hintable")?;
+        }
         if let Some(insert) = &self.insert {
             write!(f, " {insert}")?;
         }

@@ -12,8 +12,28 @@ use crate::plan::tokens::Tokens;
 /// Deepest nesting of query blocks.
 const BLOCKS_DEEP_MAX: usize = 64;
 
+/// Most table references of a statement. Servers join at most 61; this is over all its query blocks.
+const REFS_MAX: usize = 512;
+
 /// Why a statement cannot be routed.
-pub(crate) type Refusal = String;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: String,
+    /// All is well but that no user is given.
+    pub(crate) needs_hint: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self { reason, needs_hint: false }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        reason.to_owned().into()
+    }
+}
 
 /// What a table reference stands for.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +82,7 @@ pub(crate) enum Place {
 }
 
 /// A condition that rows must meet, and the references that it can pin.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Condition {
     pub(crate) block: usize,
     pub(crate) place: Place,
@@ -71,6 +91,8 @@ pub(crate) struct Condition {
     pub(crate) scope: Vec<usize>,
     /// References joined, left ones first. Empty for WHERE.
     pub(crate) operands: Vec<usize>,
+    /// References of the side that an outer join fills with NULLs. Empty for WHERE and inner joins.
+    pub(crate) nullable: Vec<usize>,
 }
 
 /// A statement taken apart.
@@ -109,7 +131,8 @@ impl<'a, 'c> Queries<'a, 'c> {
 
     fn refuse<T>(&self, what: &str, at: usize) -> Result<T, Refusal> {
         let near = String::from_utf8_lossy(self.tokens.bytes(at)).chars().take(32).collect::<String>();
-        Err(if near.is_empty() { format!("{what} (at the end)") } else { format!("{what} (near {near})") })
+        let near = if near.is_empty() { "at the end".to_owned() } else { format!("near {near}") };
+        Err(format!("{what} ({near})").into())
     }
 
     /// A whole query expression: `[WITH ..] body`.
@@ -136,7 +159,7 @@ impl<'a, 'c> Queries<'a, 'c> {
         loop {
             let Some(name) = self.tokens.name(at) else { return self.refuse("cannot read WITH", at) };
             if self.catalog.names_sharded(name.as_bytes()) {
-                return Err(format!("WITH {name} hides the sharded table of that name; rename it"));
+                return Err(format!("WITH {name} hides the sharded table of that name; rename it").into());
             }
             at += 1;
             if self.tokens.is_op(at, "(") {
@@ -239,6 +262,7 @@ impl<'a, 'c> Queries<'a, 'c> {
                 tokens: condition,
                 scope,
                 operands,
+                nullable: Vec::new(),
             });
             at = end;
         }
@@ -369,17 +393,19 @@ impl<'a, 'c> Queries<'a, 'c> {
         (left, right): (&[usize], &[usize]),
     ) -> Result<usize, Refusal> {
         let tokens = self.tokens;
-        let scope = match join {
+        let nullable = match join {
             Join::Left => right.to_vec(),
             Join::Right => left.to_vec(),
-            Join::Inner | Join::Natural => [left, right].concat(),
+            Join::Inner | Join::Natural => Vec::new(),
         };
         let operands = [left, right].concat();
+        let scope = if nullable.is_empty() { operands.clone() } else { nullable.clone() };
         if join != Join::Natural && at < end && tokens.is_word(at, "ON") {
             let stop = tokens.find(at + 1..end, |at| self.ends_on(at, end)).unwrap_or(end);
             let condition = at + 1..stop;
             self.subqueries(condition.clone(), Some(block))?;
-            self.conditions.push(Condition { block, place: Place::On, tokens: condition, scope, operands });
+            let place = Place::On;
+            self.conditions.push(Condition { block, place, tokens: condition, scope, operands, nullable });
             return Ok(stop);
         }
         if join != Join::Natural && at < end && tokens.is_word(at, "USING") {
@@ -387,7 +413,8 @@ impl<'a, 'c> Queries<'a, 'c> {
                 return self.refuse("cannot read USING", at);
             };
             let place = Place::Using { right: left.len() };
-            self.conditions.push(Condition { block, place, tokens: at + 2..close, scope, operands });
+            let names = at + 2..close;
+            self.conditions.push(Condition { block, place, tokens: names, scope, operands, nullable });
             return Ok(close + 1);
         }
         match join {
@@ -481,6 +508,9 @@ impl<'a, 'c> Queries<'a, 'c> {
         if tokens.is_op(next, ".") || tokens.is_op(next, "(") {
             return self.refuse("cannot read the FROM clause", next);
         }
+        if self.refs.len() >= REFS_MAX {
+            return self.refuse("names too many tables", at);
+        }
         let dual = schema.is_none() && tokens.is_word(at, "DUAL");
         let source = if dual { Source::Derived } else { self.source(schema.as_deref(), &name)? };
         if tokens.is_word(next, "PARTITION") && tokens.is_op(next + 1, "(") {
@@ -502,7 +532,7 @@ impl<'a, 'c> Queries<'a, 'c> {
                 return Ok(Source::Derived);
             }
             if self.withs.iter().any(|with| with.to_lowercase() == name.to_lowercase()) {
-                return Err(format!("table {name} differs only in case from a WITH name"));
+                return Err(format!("table {name} differs only in case from a WITH name").into());
             }
         }
         let entry = schema.or(self.default_schema).and_then(|schema| self.catalog.table(schema, name));
