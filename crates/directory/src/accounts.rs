@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
 
 use crate::{Error, Result};
 
@@ -81,12 +81,9 @@ pub(crate) async fn end_all(conn: &mut Conn, user: &str) -> mysql_async::Result<
 async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_async::Result<Result<bool>> {
     let deadline = Instant::now() + GONE_WITHIN;
     let mut any = false;
-    // A login under way has no name yet; it may have passed the check of the lock just before the lock came.
-    let query = "SELECT ID, USER = ? FROM information_schema.processlist \
-                 WHERE USER = ? OR (USER = 'unauthenticated user' AND TIME < 10)";
     let mut empty_twice = false;
     loop {
-        let threads: Vec<(u64, bool)> = conn.exec(query, (user, user)).await?;
+        let threads = connections(conn, user).await?;
         if threads.is_empty() {
             if empty_twice {
                 return Ok(Ok(any));
@@ -95,7 +92,7 @@ async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_as
             continue;
         }
         empty_twice = false;
-        for (id, _) in threads.iter().filter(|(_, own)| *own) {
+        for id in threads.iter().flatten() {
             any = true;
             let kill =
                 if mariadb { format!("KILL HARD CONNECTION {id}") } else { format!("KILL CONNECTION {id}") };
@@ -111,4 +108,17 @@ async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_as
         }
         tokio::time::sleep(GONE_POLL).await;
     }
+}
+
+/// Ids of the user's connections. A login under way has no name yet, and may have passed the check of the lock just
+/// before the lock came: such a one is `None`.
+async fn connections(conn: &mut Conn, user: &str) -> mysql_async::Result<Vec<Option<u64>>> {
+    // The statement, as the tables of that name are switched off on some servers.
+    let rows: Vec<Row> = conn.query("SHOW PROCESSLIST").await?;
+    let of_user = |mut row: Row| {
+        let id: u64 = row.take_opt(0)?.ok()?;
+        let name: String = row.take_opt(1)?.ok()?;
+        if name == user { Some(Some(id)) } else { (name == "unauthenticated user").then_some(None) }
+    };
+    Ok(rows.into_iter().filter_map(of_user).collect())
 }

@@ -202,9 +202,15 @@ impl Directory {
     /// Works by `new` from now on, unless it is older than what is held; returns the state before.
     pub(crate) fn install(&self, new: Arc<State>) -> Arc<State> {
         let old = self.state();
-        if new.version < old.version {
-            return old;
+        if new.version >= old.version {
+            self.install_any(new);
         }
+        old
+    }
+
+    /// Works by `new` even if it is older: a new start.
+    pub(crate) fn install_any(&self, new: Arc<State>) {
+        let old = self.state();
         // Pins first, then the state, then the caches: a look-up under way either sees the pin when it stores its
         // answer, or has stored it before the removal below.
         for (key, moving) in new.moving.iter().chain(old.moving.iter()) {
@@ -218,7 +224,7 @@ impl Directory {
         self.metrics.version.set(i64::try_from(new.version).unwrap_or(i64::MAX));
         self.metrics.moving.set(i64::try_from(new.moving.len()).unwrap_or(i64::MAX));
         self.version.send_replace(new.version);
-        old
+        self.pins.expire();
     }
 
     /// Believes nothing that was cached: this process has been shut out and knows nothing of the time since.

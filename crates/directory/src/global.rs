@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 
 /// After a search that found no writer, callers get its error for this long instead of searching again.
 const SEARCH_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// Once one member has answered a search, the others get this long: a host that is gone must not hold up the rest.
+const OTHERS_WAIT: Duration = Duration::from_millis(300);
 
 /// Access to the global master with the control account, and with the same account to any server of the deployment.
 ///
@@ -32,7 +35,9 @@ struct Inner {
     dial: Dial,
     writer: Mutex<Option<Endpoint>>,
     epoch: AtomicU64,
-    search: tokio::sync::Mutex<Option<(Instant, Error)>>,
+    search: tokio::sync::Mutex<()>,
+    /// Why the last search found none, and when.
+    missed: Mutex<Option<(Instant, Error)>>,
 }
 
 /// What a member says of itself and of the pair.
@@ -55,6 +60,7 @@ impl Global {
             writer: Mutex::default(),
             epoch: AtomicU64::new(0),
             search: tokio::sync::Mutex::default(),
+            missed: Mutex::default(),
         }))
     }
 
@@ -228,35 +234,52 @@ impl Global {
         }
     }
 
-    /// One search at a time; those who wait for it share its outcome.
+    /// One search at a time. During an outage nobody but the one who searches waits for it.
     async fn search(&self) -> Result<Endpoint> {
-        let mut last = self.0.search.lock().await;
-        if let Some(member) = self.0.writer.lock().clone() {
+        let missed = || self.0.missed.lock().clone();
+        let _alone = match (self.0.search.try_lock(), missed()) {
+            (Ok(lock), _) => lock,
+            (Err(_), Some((_, error))) => return Err(error),
+            (Err(_), None) => self.0.search.lock().await,
+        };
+        if let Some(member) = self.writer() {
             return Ok(member);
         }
-        if let Some((at, error)) = &*last
+        if let Some((at, error)) = missed()
             && at.elapsed() < SEARCH_AGAIN_AFTER
         {
-            return Err(error.clone());
+            return Err(error);
         }
-        let looks = self.0.members.iter().map(|member| self.look(member));
-        let (seen, failed): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().partition(Result::is_ok);
-        let seen: Vec<Seen> = seen.into_iter().flatten().collect();
-        let failed: Vec<String> =
-            failed.into_iter().filter_map(|result| result.err().map(|e| e.to_string())).collect();
-        match self.elect(&seen) {
+        let (seen, mut reasons) = self.look_at_all().await;
+        let elected = self.elect(&seen).map_err(|reason| {
+            reasons.push(reason);
+            Error::GlobalUnavailable(reasons.join("; "))
+        });
+        match &elected {
             Ok(member) => {
                 *self.0.writer.lock() = Some(member.clone());
-                *last = None;
-                Ok(member)
+                *self.0.missed.lock() = None;
             }
-            Err(reason) => {
-                let reasons: Vec<String> = failed.into_iter().chain([reason]).collect();
-                let error = Error::GlobalUnavailable(reasons.join("; "));
-                *last = Some((Instant::now(), error.clone()));
-                Err(error)
+            Err(error) => *self.0.missed.lock() = Some((Instant::now(), error.clone())),
+        }
+        elected
+    }
+
+    /// What the members say who answer in time, and why the others did not.
+    async fn look_at_all(&self) -> (Vec<Seen>, Vec<String>) {
+        let mut looks: FuturesUnordered<_> = self.0.members.iter().map(|member| self.look(member)).collect();
+        let (mut seen, mut reasons): (Vec<Seen>, Vec<String>) = (Vec::new(), Vec::new());
+        let mut patience = Duration::from_millis(self.0.dial.connect_ms + self.0.dial.exchange_ms);
+        while let Ok(Some(look)) = tokio::time::timeout(patience, looks.next()).await {
+            match look {
+                Ok(look) => {
+                    seen.push(look);
+                    patience = OTHERS_WAIT;
+                }
+                Err(error) => reasons.push(error.to_string()),
             }
         }
+        (seen, reasons)
     }
 
     async fn look(&self, member: &Endpoint) -> Result<Seen> {

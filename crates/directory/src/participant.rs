@@ -5,18 +5,20 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Value, params};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use usher_topology::{Generation, Key, Server, ServerId};
 
 use crate::columns::key_text;
 use crate::global::is_on;
-use crate::{Directory, Error, Result, State, accounts};
+use crate::{Directory, Error, Global, Result, State, accounts};
 
 /// A boxed future, for traits that are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -69,6 +71,14 @@ pub struct Participant {
     directory: Arc<Directory>,
     who: Registration,
     hooks: Arc<dyn Hooks>,
+    unreached: Arc<Unreached>,
+}
+
+/// Servers on which the account still has to be looked after.
+#[derive(Debug, Default)]
+struct Unreached {
+    servers: Mutex<Vec<ServerId>>,
+    busy: AtomicBool,
 }
 
 impl std::fmt::Debug for Participant {
@@ -95,8 +105,6 @@ struct Running {
     /// What the row shows.
     told: (u64, u64),
     told_at: Instant,
-    /// Servers on which the account could not be looked at.
-    unreached: Vec<ServerId>,
 }
 
 struct Drain {
@@ -115,7 +123,7 @@ impl Participant {
         who: Registration,
         hooks: Arc<dyn Hooks>,
     ) -> Result<Self> {
-        let this = Self { directory, who, hooks };
+        let this = Self { directory, who, hooks, unreached: Arc::default() };
         this.enrol().await?;
         Ok(this)
     }
@@ -134,7 +142,6 @@ impl Participant {
             draining: state,
             told: (0, 0),
             told_at: Instant::now(),
-            unreached: Vec::new(),
         };
         let mut ticks = tokio::time::interval(Duration::from_millis(self.directory.limits.poll_ms));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -187,9 +194,15 @@ impl Participant {
             // Revoked, or the row was deleted by hand: nothing was acknowledged under it.
             Some((_, true)) | None => return self.start_anew(running).await,
         }
-        if seen.version > self.directory.state().version {
+        let held = self.directory.state().version;
+        if seen.version < held {
+            tracing::error!(seen = seen.version, held, "the global master has lost versions; starting anew");
+            return self.start_anew(running).await;
+        }
+        if seen.version > held {
             let new = Arc::new(State::load(&self.directory.global).await?);
             let old = self.directory.install(Arc::clone(&new));
+            self.unreached.add_new(&old, &new);
             self.hooks.installed(&old, &new);
         }
         self.begin_drains(running);
@@ -261,7 +274,7 @@ impl Participant {
         running.told = now;
         running.told_at = Instant::now();
         self.directory.pins.expire();
-        self.reach(running).await;
+        self.reach();
         Ok(())
     }
 
@@ -269,13 +282,21 @@ impl Participant {
         ALIVE_EVERY.min(Duration::from_millis(self.directory.limits.patience_ms / 3))
     }
 
-    /// Looks after the account on servers that did not answer when this proxy registered.
-    async fn reach(&self, running: &mut Running) {
-        let state = self.directory.state();
-        let waiting = std::mem::take(&mut running.unreached);
-        let known: Vec<&Server> =
-            waiting.iter().filter_map(|id| state.topology.server(*id).map(|(_, server)| server)).collect();
-        running.unreached = self.on_servers(&known, false).await;
+    /// Looks after the account on servers that did not answer before, in the background: they may still not.
+    fn reach(&self) {
+        let unreached = Arc::clone(&self.unreached);
+        if unreached.servers.lock().is_empty() || unreached.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (directory, account) = (Arc::clone(&self.directory), self.who.account.clone());
+        tokio::spawn(async move {
+            let waiting = std::mem::take(&mut *unreached.servers.lock());
+            let state = directory.state();
+            let known = waiting.iter().filter_map(|id| state.topology.server(*id).map(|(_, server)| server));
+            let left = on_servers(&directory.global, &account, known, Work::LetIn).await;
+            unreached.servers.lock().extend(left);
+            unreached.busy.store(false, Ordering::Release);
+        });
     }
 
     async fn start_anew(&self, running: &mut Running) -> Result<()> {
@@ -284,7 +305,7 @@ impl Participant {
         running.drains.drain(..).for_each(|drain| drain.task.abort());
         self.directory.begin_era();
         self.hooks.revoked();
-        running.unreached = self.enrol().await?;
+        self.enrol().await?;
         running.draining = self.directory.state();
         running.drained = running.draining.version;
         running.told = (running.drained, running.drained);
@@ -292,51 +313,64 @@ impl Participant {
         Ok(())
     }
 
-    /// Registers and returns the servers that did not answer.
-    async fn enrol(&self) -> Result<Vec<ServerId>> {
-        let before = State::load(&self.directory.global).await?;
-        let servers: Vec<&Server> = before.topology.shards.iter().flat_map(|shard| &shard.servers).collect();
+    async fn enrol(&self) -> Result<()> {
+        let (global, account) = (&self.directory.global, &self.who.account);
+        let before = State::load(global).await?;
         // A statement that an earlier process had sent may still be running: the row below says that none is.
-        self.on_servers(&servers, true).await;
+        on_servers(global, account, servers_of(&before), Work::EndConnections).await;
         for _ in 0..ENROL_ATTEMPTS {
             let state = Arc::new(self.write_row().await?);
-            let old = self.directory.install(Arc::clone(&state));
+            let old = self.directory.state();
+            self.directory.install_any(Arc::clone(&state));
             self.hooks.installed(&old, &state);
-            let servers: Vec<&Server> =
-                state.topology.shards.iter().flat_map(|shard| &shard.servers).collect();
-            let unreached = self.on_servers(&servers, false).await;
+            // A server that is slow now is looked after later: this proxy must not seem silent meanwhile.
+            let patience = Duration::from_millis(self.directory.limits.patience_ms / 2);
+            let let_in = servers_of(&state).map(|server| async move {
+                let work = on_servers(global, account, std::iter::once(server), Work::LetIn);
+                tokio::time::timeout(patience, work).await.unwrap_or_else(|_| vec![server.id])
+            });
+            *self.unreached.servers.lock() = join_all(let_in).await.concat();
             // Revoked again while unlocking, perhaps before the unlocking: then the lock may be lost, so once more.
             if self.still_registered().await? {
                 self.hooks.registered(&state);
-                return Ok(unreached);
+                return Ok(());
             }
         }
         Err(Error::Conflict(format!("proxy {} is revoked as often as it registers", self.who.proxy_id)))
     }
 
-    /// State and row in one transaction. The version is locked meanwhile: a barrier for a later version is sure to see
-    /// this row, and one for an earlier version is sure to be satisfied by it.
+    /// State and row in one transaction.
     async fn write_row(&self) -> Result<State> {
         let global = &self.directory.global;
         let mut conn = global.conn().await?;
+        let written = self.write_row_on(&mut conn).await;
+        let end = if written.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = global.bounded("registering", conn.query_drop(end)).await;
+        let (state, recent) = written?;
+        ended?;
+        global.learn(&state.topology);
+        self.directory.pin_recent(recent);
+        Ok(state)
+    }
+
+    /// The version is locked meanwhile: a barrier for a later version is sure to see this row, and one for an earlier
+    /// version is sure to be satisfied by it.
+    async fn write_row_on(&self, conn: &mut Conn) -> Result<(State, Vec<(Key, Generation)>)> {
+        let global = &self.directory.global;
         let begin = async {
             conn.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
             conn.query_drop("START TRANSACTION").await?;
             conn.query_drop("SELECT version FROM usher.control WHERE id = 1 LOCK IN SHARE MODE").await
         };
         global.bounded("registering", begin).await?;
-        let state = State::read(global, &mut conn).await?;
+        let state = State::read(global, conn).await?;
         let pins_s = 2 * u64::from(self.directory.limits.memcached_ttl_s);
         let finish = async {
-            let recent: Vec<(Vec<u8>, u64)> = conn
-                .exec(
-                    format!(
-                        "SELECT entity_key, gen FROM usher.moves WHERE updated_at > NOW(3) - INTERVAL ? SECOND \
-                         ORDER BY move_id DESC LIMIT {RECENT_MAX}"
-                    ),
-                    (pins_s,),
-                )
-                .await?;
+            let query = format!(
+                "SELECT entity_key, gen FROM usher.moves WHERE updated_at > NOW(3) - INTERVAL ? SECOND \
+                 ORDER BY move_id DESC LIMIT {RECENT_MAX}"
+            );
+            let recent: Vec<(Vec<u8>, u64)> = conn.exec(query, (pins_s,)).await?;
             conn.exec_drop(
                 "REPLACE INTO usher.proxies (proxy_id, boot_id, account, http_address, revoked, seen_version, \
                  drained_version, alive_at) VALUES (:id, :boot, :account, :http, 0, :version, :version, NOW(3))",
@@ -346,17 +380,14 @@ impl Participant {
                 },
             )
             .await?;
-            conn.query_drop("COMMIT").await?;
             Ok(recent)
         };
         let recent = global.bounded("registering", finish).await?;
-        global.learn(&state.topology);
         let recent: Result<Vec<_>> = recent
             .into_iter()
             .map(|(key, generation)| Ok((Key::from_stored(&key_text(key)?), Generation(generation))))
             .collect();
-        self.directory.pin_recent(recent?);
-        Ok(state)
+        Ok((state, recent?))
     }
 
     async fn still_registered(&self) -> Result<bool> {
@@ -367,31 +398,52 @@ impl Participant {
         let row: Option<u8> = global.bounded("registering", conn.exec_first(query, values)).await?;
         Ok(row.is_some())
     }
+}
 
-    /// Ends the account's connections on each server, or unlocks it there; returns those that did not answer.
-    async fn on_servers(&self, servers: &[&Server], end: bool) -> Vec<ServerId> {
-        let work = servers.iter().map(|server| async move {
-            let mut conn = self.directory.global.server_conn(server).await?;
-            let account = &self.who.account;
-            if end {
-                let ask = accounts::end_all(&mut conn, account);
-                self.directory.global.server_bounded(&server.name, ask).await??;
-            } else {
-                let ask = accounts::let_in(&mut conn, account);
-                self.directory.global.server_bounded(&server.name, ask).await?;
-            }
-            Ok::<_, Error>(())
-        });
-        let done = join_all(work).await;
-        let mut unreached = Vec::new();
-        for (server, result) in servers.iter().zip(done) {
-            if let Err(error) = result {
-                tracing::warn!(server = %server.name, %error, "the proxy's account could not be looked after");
-                unreached.push(server.id);
-            }
-        }
-        unreached
+impl Unreached {
+    /// Servers that a new state has brought: a copy of a member may have come with a locked account.
+    fn add_new(&self, old: &State, new: &State) {
+        let added = servers_of(new).map(|server| server.id).filter(|id| old.topology.server(*id).is_none());
+        self.servers.lock().extend(added);
     }
+}
+
+fn servers_of(state: &State) -> impl Iterator<Item = &Server> {
+    state.topology.shards.iter().flat_map(|shard| &shard.servers)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    EndConnections,
+    LetIn,
+}
+
+/// Ends the account's connections on each server, or unlocks it there; returns those that did not answer.
+async fn on_servers<'s>(
+    global: &Global,
+    account: &str,
+    servers: impl Iterator<Item = &'s Server>,
+    work: Work,
+) -> Vec<ServerId> {
+    let one = |server: &'s Server| async move {
+        let mut conn = global.server_conn(server).await?;
+        match work {
+            Work::EndConnections => {
+                global.server_bounded(&server.name, accounts::end_all(&mut conn, account)).await??
+            }
+            Work::LetIn => global.server_bounded(&server.name, accounts::let_in(&mut conn, account)).await?,
+        };
+        Ok::<_, Error>(())
+    };
+    let all = servers.map(|server| async move { (server, one(server).await) });
+    let mut unreached = Vec::new();
+    for (server, result) in join_all(all).await {
+        if let Err(error) = result {
+            tracing::warn!(server = %server.name, %error, "the proxy's account could not be looked after");
+            unreached.push(server.id);
+        }
+    }
+    unreached
 }
 
 /// Ends when the oldest drain does, so that it is acknowledged at once.

@@ -138,40 +138,71 @@ fn statements(text: &str) -> Vec<String> {
 /// state of a shard that is known already are left to flips. Shard 0 is the global master. Returns the new version.
 ///
 /// # Errors
-/// [`Error::Data`] when the writer is not one of the members; as [`Global::bounded`].
+/// [`Error::Data`] when the writer is not one of the members; [`Error::Conflict`] when a server's number or name
+/// belongs to another; as [`Global::bounded`].
 pub async fn register_shard(global: &Global, shard: &Shard) -> Result<u64> {
     if shard.writer().is_none_or(|writer| writer.role != Role::Member) {
         return Err(Error::data(format!("shard {}: the writer must be one of its members", shard.name)));
     }
+    let mut reason = String::new();
     let done = crate::rows::transaction!(global, "registering a shard", |conn| {
         let version = bump(conn).await?;
-        conn.exec_drop(
-            "INSERT INTO usher.shards (shard_id, name, writer_id, epoch, state, weight) \
-             VALUES (:id, :name, :writer, :epoch, :state, :weight) \
-             ON DUPLICATE KEY UPDATE name = VALUES(name), weight = VALUES(weight)",
-            params! {
-                "id" => shard.id.0, "name" => &shard.name, "writer" => shard.writer.0,
-                "epoch" => shard.epoch.0.max(1), "state" => shard_state_text(shard.state), "weight" => shard.weight,
-            },
-        )
-        .await?;
-        let known: Vec<u32> = conn
-            .exec("SELECT server_id FROM usher.servers WHERE shard_id = ? FOR UPDATE", (shard.id.0,))
-            .await?;
-        for gone in known.iter().filter(|id| shard.servers.iter().all(|server| server.id.0 != **id)) {
-            conn.exec_drop("DELETE FROM usher.servers WHERE server_id = ?", (gone,)).await?;
+        if let Some(clash) = clash(conn, shard).await? {
+            reason = clash;
+            return Ok(None);
         }
-        for server in &shard.servers {
-            let role = if server.role == Role::Member { "member" } else { "replica" };
-            conn.exec_drop(
-                "REPLACE INTO usher.servers (server_id, shard_id, name, host, port, role) VALUES (?, ?, ?, ?, ?, ?)",
-                (server.id.0, shard.id.0, &server.name, &server.host, server.port, role),
-            )
-            .await?;
-        }
+        write_shard(conn, shard).await?;
         Ok(Some(version))
     })?;
-    done.ok_or_else(|| Error::data("the shard was not registered"))
+    done.ok_or(Error::Conflict(reason))
+}
+
+/// Why these servers can't be this shard's.
+async fn clash(conn: &mut Conn, shard: &Shard) -> mysql_async::Result<Option<String>> {
+    for server in &shard.servers {
+        let other: Option<(u32, String, u16)> = conn
+            .exec_first(
+                "SELECT server_id, name, shard_id FROM usher.servers \
+                 WHERE (server_id = :id AND shard_id <> :shard) OR (name = :name AND server_id <> :id)",
+                params! { "id" => server.id.0, "name" => &server.name, "shard" => shard.id.0 },
+            )
+            .await?;
+        if let Some((id, name, of)) = other {
+            return Ok(Some(format!(
+                "server {} ({}) clashes with server {id} ({name}) of shard {of}",
+                server.id, server.name
+            )));
+        }
+    }
+    let writer: Option<u32> = conn
+        .exec_first("SELECT writer_id FROM usher.shards WHERE shard_id = ? FOR UPDATE", (shard.id.0,))
+        .await?;
+    let stays = writer.is_none_or(|id| shard.members().any(|server| server.id.0 == id));
+    Ok((!stays)
+        .then(|| format!("shard {}: its present writer must stay a member; flip it first", shard.name)))
+}
+
+async fn write_shard(conn: &mut Conn, shard: &Shard) -> mysql_async::Result<()> {
+    conn.exec_drop(
+        "INSERT INTO usher.shards (shard_id, name, writer_id, epoch, state, weight) \
+         VALUES (:id, :name, :writer, :epoch, :state, :weight) \
+         ON DUPLICATE KEY UPDATE name = VALUES(name), weight = VALUES(weight)",
+        params! {
+            "id" => shard.id.0, "name" => &shard.name, "writer" => shard.writer.0,
+            "epoch" => shard.epoch.0.max(1), "state" => shard_state_text(shard.state), "weight" => shard.weight,
+        },
+    )
+    .await?;
+    conn.exec_drop("DELETE FROM usher.servers WHERE shard_id = ?", (shard.id.0,)).await?;
+    for server in &shard.servers {
+        let role = if server.role == Role::Member { "member" } else { "replica" };
+        conn.exec_drop(
+            "INSERT INTO usher.servers (server_id, shard_id, name, host, port, role) VALUES (?, ?, ?, ?, ?, ?)",
+            (server.id.0, shard.id.0, &server.name, &server.host, server.port, role),
+        )
+        .await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -126,8 +126,10 @@ impl State {
             conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await
         };
         global.bounded("loading the state", begin).await?;
-        let state = Self::read(global, &mut conn).await?;
+        let state = Self::read(global, &mut conn).await;
+        // Whatever came of it: the pool must not get a connection back that still shows this snapshot.
         global.bounded("loading the state", conn.query_drop("COMMIT")).await?;
+        let state = state?;
         global.learn(&state.topology);
         Ok(state)
     }

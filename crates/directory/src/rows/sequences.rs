@@ -2,7 +2,8 @@
 
 use mysql_async::prelude::Queryable;
 
-use crate::{Global, Result};
+use super::transaction;
+use crate::{Error, Global, Result};
 
 /// One row of `sequences`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +36,23 @@ pub async fn ensure_sequence(global: &Global, name: &str, next: u64) -> Result<(
     global.bounded("registering a sequence", conn.exec_drop(statement, (name, next.max(1)))).await
 }
 
-/// Raises every sequence by `gap`: after a flip of the global master that may have lost transactions, blocks already
-/// handed out may be missing in its rows. A gap of the largest block times the number of proxies is enough.
+/// Raises every sequence by `id_gap` and the version by `version_gap`, which it returns: after a flip of the global
+/// master that may have lost transactions, blocks of ids may have been handed out, and versions acknowledged, that its
+/// rows do not show. The largest block times the number of proxies is gap enough for ids; for versions any number
+/// beyond what may be lost, as they cost nothing.
 ///
 /// # Errors
 /// As [`Global::bounded`].
-pub async fn jump_sequences(global: &Global, gap: u64) -> Result<()> {
-    let mut conn = global.conn().await?;
-    let statement = "UPDATE usher.sequences SET next = next + ?";
-    global.bounded("raising all sequences", conn.exec_drop(statement, (gap,))).await
+pub async fn jump_after_loss(global: &Global, id_gap: u64, version_gap: u64) -> Result<u64> {
+    let done = transaction!(global, "jumping over what may be lost", |conn| {
+        conn.exec_drop(
+            "UPDATE usher.control SET version = LAST_INSERT_ID(version + ?) WHERE id = 1",
+            (version_gap,),
+        )
+        .await?;
+        let version = conn.last_insert_id();
+        conn.exec_drop("UPDATE usher.sequences SET next = next + ?", (id_gap,)).await?;
+        Ok(version)
+    })?;
+    done.ok_or_else(|| Error::data("usher.control has no row"))
 }
