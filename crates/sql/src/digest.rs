@@ -36,6 +36,7 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
     let (k0, k1) = *KEY;
     let mut hash = Sip::new(k0, k1);
     let mut lexer = Lexer::new(text, mode);
+    let mut program = None;
     let mut found = Digest { hash: 0, params: 0, hints: Hints::default(), end: 0, second_statement: None };
     loop {
         while let Some((is_word, start, end)) = lexer.plain() {
@@ -52,8 +53,10 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
                 literals.push(Literal { start: token.start, end: token.end, kind });
             }
             TokenKind::Op if text.get(token.start as usize) == Some(&b';') => {
-                if let Some(next) = following_statement(text, mode, &mut lexer) {
-                    found.second_statement = next;
+                // Asked once: a body of semicolons only would be walked from each of them.
+                if !*program.get_or_insert_with(|| is_stored_program(text, mode)) {
+                    let next = lexer.by_ref().find(|token| !is_semicolon(text, token));
+                    found.second_statement = next.map(|token| token.start as usize);
                     break;
                 }
                 hash.token(text, token);
@@ -70,18 +73,6 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
     }
     found.hash = hash.finish();
     found
-}
-
-/// Behind a `;`: `Some(None)` at the end of the text, `Some(Some(offset))` before a second statement, `None`
-/// inside a stored program, whose `;` end nothing.
-#[cold]
-fn following_statement(text: &[u8], mode: Mode, lexer: &mut Lexer<'_>) -> Option<Option<usize>> {
-    let ahead = lexer.clone().find(|token| !is_semicolon(text, token));
-    match ahead {
-        None => Some(None),
-        Some(_) if is_stored_program(text, mode) => None,
-        Some(token) => Some(Some(token.start as usize)),
-    }
 }
 
 fn is_semicolon(text: &[u8], token: &Token) -> bool {

@@ -90,7 +90,7 @@ impl Watch {
     }
 
     fn word(&mut self, text: &[u8], bytes: &[u8]) {
-        match bytes.to_ascii_uppercase().as_slice() {
+        match upper(bytes, &mut [0; WORD_BYTES_MAX]) {
             b"UPDATE" | b"SHARE" if self.before(text, 0).eq_ignore_ascii_case(b"for") => self.locking = true,
             b"SHARE" if self.before(text, 0).eq_ignore_ascii_case(b"in") => self.locking = true,
             b"VALUE" if self.before(text, 0).eq_ignore_ascii_case(b"next") => self.unknown(b"NEXT VALUE"),
@@ -141,8 +141,7 @@ impl Watch {
     }
 
     fn call(&mut self, name: &[u8]) {
-        let upper = name.to_ascii_uppercase();
-        match upper.as_slice() {
+        match upper(name, &mut [0; WORD_BYTES_MAX]) {
             b"LAST_INSERT_ID" => self.uses.last_insert_id = true,
             b"FOUND_ROWS" => self.uses.found_rows = true,
             b"ROW_COUNT" => self.uses.row_count = true,
@@ -186,6 +185,17 @@ impl Watch {
         }
         push(&mut self.uses.system_vars, name.to_owned());
     }
+}
+
+/// No word that matters here is longer.
+const WORD_BYTES_MAX: usize = 40;
+
+/// A word in upper case; empty if it is too long to matter.
+fn upper<'b>(word: &[u8], buffer: &'b mut [u8; WORD_BYTES_MAX]) -> &'b [u8] {
+    let Some(upper) = buffer.get_mut(..word.len()) else { return &[] };
+    upper.copy_from_slice(word);
+    upper.make_ascii_uppercase();
+    upper
 }
 
 fn push(names: &mut Vec<String>, name: String) {
