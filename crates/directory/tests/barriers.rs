@@ -1,5 +1,5 @@
 //! Proxies that acknowledge, drain late, fall silent and come back, with real accounts on real servers.
-#![allow(clippy::unwrap_used, missing_docs, dead_code, clippy::await_holding_lock)]
+#![allow(clippy::unwrap_used, missing_docs, clippy::await_holding_lock)]
 
 mod support;
 

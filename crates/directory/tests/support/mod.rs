@@ -1,4 +1,6 @@
 //! Real servers for the tests: mariadbd and memcached in a temporary folder, on free ports, gone when dropped.
+// Each test file uses its own part.
+#![allow(dead_code)]
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -70,6 +72,10 @@ impl MariaDb {
     }
 
     pub(crate) fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    pub(crate) fn start_with(&self, more: &[String]) {
         let at = |name: &str| self.dir.join(name).display().to_string();
         let log = std::fs::File::create(self.dir.join("log")).unwrap();
         let child = Command::new("/usr/sbin/mariadbd")
@@ -81,8 +87,9 @@ impl MariaDb {
             .arg(format!("--server-id={}", self.id))
             .arg(format!("--init-file={}", at("init.sql")))
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--user=root", "--log-bin=bin"])
-            .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--loose-skip-ssl"])
+            .args(["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M"])
             .args(["--innodb-flush-log-at-trx-commit=2", "--max-connections=400"])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -268,6 +275,11 @@ impl Deployment {
                 port: self.global.port,
             }],
         }
+    }
+
+    /// A folder that goes away with the servers.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.root
     }
 
     pub(crate) fn access(&self) -> Global {
