@@ -143,27 +143,28 @@ impl Session {
 
     async fn everywhere(&mut self, text: &[u8], catalog: Catalog, state: &State) -> Result<(), Stop> {
         let global = self.shared.directory.global();
-        let resumed = match &catalog {
+        let (resumed, announced) = match &catalog {
             Catalog::Created(row) => {
                 let begun = rows::list_tables(global).await.map_err(|error| directory_failure(&error))?;
                 let before =
                     begun.iter().find(|other| (&other.schema, &other.name) == (&row.schema, &row.name));
                 let resumed = before.is_some_and(|other| other.state == TableState::Creating);
-                if before.is_none() {
+                let announced = before.is_none();
+                if announced {
                     let mut begun = TableRow::clone(row);
                     begun.state = TableState::Creating;
                     rows::upsert_table(global, &begun).await.map_err(|error| directory_failure(&error))?;
                 }
-                resumed
+                (resumed, announced)
             }
-            _ => false,
+            _ => (false, false),
         };
         let mut done: Vec<&str> = Vec::new();
         for shard in &state.topology.shards {
             match self.on_shard(text, shard.id, resumed).await {
                 Ok(()) => done.push(&shard.name),
                 Err(stop) if done.is_empty() => {
-                    if let (Catalog::Created(row), false) = (&catalog, resumed) {
+                    if let (Catalog::Created(row), true) = (&catalog, announced) {
                         // Nothing was created: the name stays free.
                         let _ =
                             rows::delete_table(self.shared.directory.global(), &row.schema, &row.name).await;
@@ -203,38 +204,41 @@ impl Session {
     /// The servers have done their part: the catalog follows, and this proxy and the others learn of it.
     async fn record(&mut self, catalog: Catalog) -> Result<(), Error> {
         let global = self.shared.directory.global();
+        let mut version = 0;
         match catalog {
             Catalog::Stays => return Ok(()),
             Catalog::Created(row) => {
                 if row.sequence_column.is_some() {
                     rows::ensure_sequence(global, &row.sequence(), 1).await?;
                 }
-                rows::upsert_table(global, &row).await?;
+                version = rows::upsert_table(global, &row).await?;
             }
             Catalog::Reread(tables) => {
                 for (schema, name) in &tables {
-                    self.reread(schema, name).await?;
+                    version = self.reread(schema, name).await?.unwrap_or(version);
                 }
             }
             Catalog::Dropped(tables) => {
                 for (schema, name) in &tables {
-                    rows::delete_table(global, schema, name).await?;
+                    version = rows::delete_table(global, schema, name).await?.unwrap_or(version);
                 }
             }
             Catalog::DroppedSchema(schema) => {
                 for table in rows::list_tables(global).await?.iter().filter(|table| table.schema == schema) {
-                    rows::delete_table(global, &table.schema, &table.name).await?;
+                    version =
+                        rows::delete_table(global, &table.schema, &table.name).await?.unwrap_or(version);
                 }
             }
         }
-        let version = self.shared.directory.refresh().await?.version;
+        let pause = Duration::from_millis(self.shared.limits.poll_ms);
         let all_know = async {
             loop {
+                // A proxy writes what it has seen once it works by it, this one too.
                 let proxies = rows::proxies(global).await?;
                 if proxies.iter().all(|proxy| proxy.revoked || proxy.seen_version >= version) {
                     return Ok::<(), Error>(());
                 }
-                tokio::time::sleep(Duration::from_millis(self.shared.limits.poll_ms)).await;
+                tokio::time::sleep(pause).await;
             }
         };
         match tokio::time::timeout(CATALOG_WAIT, all_know).await {
@@ -247,17 +251,17 @@ impl Session {
     }
 
     /// A table's columns may have changed: the global master's own copy of the table tells.
-    async fn reread(&self, schema: &str, name: &str) -> Result<(), Error> {
+    async fn reread(&self, schema: &str, name: &str) -> Result<Option<u64>, Error> {
         let global = self.shared.directory.global();
         let tables = rows::list_tables(global).await?;
         let Some(row) = tables.into_iter().find(|row| row.schema == schema && row.name == name) else {
-            return Ok(());
+            return Ok(None);
         };
         match self.columns_of(schema, name).await {
             Ok(columns) if !columns.is_empty() => {
-                rows::upsert_table(global, &TableRow { columns, ..row }).await.map(drop)
+                rows::upsert_table(global, &TableRow { columns, ..row }).await.map(Some)
             }
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
             Err(reason) => Err(Error::GlobalUnavailable(reason)),
         }
     }

@@ -71,6 +71,8 @@ struct Admission {
     /// The ownership row must show this.
     fence: Option<Generation>,
     version: u64,
+    /// Of the directory: another one since means that this proxy was shut out meanwhile.
+    era: u64,
 }
 
 enum Verdict {
@@ -207,6 +209,7 @@ impl Session {
     /// waits for it.
     async fn admit(&mut self, order: &mut Order<'_>, hold: &mut Hold<'_>) -> Result<Admission, Stop> {
         for _ in 0..ADMIT_ATTEMPTS {
+            let era = self.shared.directory.era();
             let state = self.shared.directory.state();
             let shard = find(&state, order.place.shard)?;
             match self.judge(&state, shard, order) {
@@ -220,7 +223,7 @@ impl Session {
                     let current = Arc::ptr_eq(&state, &self.shared.directory.state());
                     if current && self.is_still_there(&state, order) {
                         let (writer, shard) = (shard.writer, shard.id);
-                        return Ok(Admission { writer, shard, fence, version: state.version });
+                        return Ok(Admission { writer, shard, fence, version: state.version, era });
                     }
                     self.shared.in_flight.leave(&self.slot);
                     self.relocate(order).await?;
@@ -307,6 +310,13 @@ impl Session {
             }
             Err(error) => return Err(self.checkout_stop(error, order)),
         };
+        if self.shared.directory.era() != leave.era {
+            // Admitted before this proxy was shut out, and perhaps connected after it was let in again: what it was
+            // admitted by may have changed in between.
+            return Ok(Tried::Later(
+                Failure::new(ErrorId::BackendLost).note("the proxy was revoked meanwhile"),
+            ));
+        }
         self.shared.metrics.to_writer.inc();
         let own = self.transaction == Transaction::None && self.autocommit && leave.fence.is_some();
         let begun = self.begin_on(&mut lent, own).await;

@@ -1,0 +1,145 @@
+//! `usher proxy`: wires the rooms together and serves until it is told to stop.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mysql_async::prelude::Queryable;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use usher_backend::{Account, BackendMetrics, client_tls};
+use usher_config::{Config, Proxy, TlsMode};
+use usher_directory::{Directory, Global, Hooks, Metrics, Participant, Registration};
+use usher_session::{Accounts, Listener, SessionHooks, SessionMetrics, Setup, Shared, server_tls};
+use usher_wire::auth::ServerKey;
+
+/// How often a proxy that starts before the global master answers tries again.
+const START_RETRY: Duration = Duration::from_millis(250);
+/// How many times.
+const START_TRIES: u32 = 40;
+
+/// A proxy that is ready to serve.
+pub struct Running {
+    /// What its sessions share.
+    pub shared: Arc<Shared>,
+    /// Its directory.
+    pub directory: Arc<Directory>,
+    participant: Participant,
+    listener: Listener,
+}
+
+/// Binds, connects, registers. The port is bound first: what is in use is told before anything is asked of servers.
+///
+/// # Errors
+/// Whatever keeps the proxy from serving.
+pub async fn start(config: &Config, registry: &mut Registry) -> Result<Running> {
+    let proxy = config.proxy.as_ref().context("the configuration has no [proxy] section")?;
+    let listener = Listener::bind(proxy.listen)?;
+    let key = tokio::task::spawn_blocking(|| ServerKey::generate(ServerKey::BITS)).await??;
+    let global = Global::new(&config.global, &config.backend_tls, &config.limits);
+    let version = match &proxy.server_version {
+        Some(version) => version.clone(),
+        None => ask_version(&global).await?,
+    };
+    let metrics = Metrics::default();
+    metrics.register(registry);
+    let directory = Directory::new(global, &config.memcached, &config.limits, metrics);
+    let shared = Shared::new(setup(config, proxy, key, version, registry)?, Arc::clone(&directory));
+    let who = Registration {
+        proxy_id: proxy.id.clone(),
+        boot_id: rand::random::<u64>() >> 1,
+        account: proxy.backend_user.clone(),
+        http_address: proxy.http_listen.map(|address| address.to_string()),
+    };
+    let hooks: Arc<dyn Hooks> = Arc::new(SessionHooks(Arc::clone(&shared)));
+    let participant = Participant::register(Arc::clone(&directory), who, hooks).await?;
+    Ok(Running { shared, directory, participant, listener })
+}
+
+impl Running {
+    /// Serves until `stop` ends.
+    ///
+    /// # Errors
+    /// Another process has registered as this proxy.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let (stopping, stopped) = watch::channel(false);
+        let clients = usher_session::serve(self.listener, Arc::clone(&self.shared), stopped);
+        let (done, all_done) = tokio::sync::oneshot::channel::<()>();
+        let served = async {
+            tokio::pin!(stop);
+            tokio::pin!(clients);
+            tokio::select! {
+                () = &mut stop => {}
+                () = &mut clients => {}
+            }
+            stopping.send_replace(true);
+            clients.await;
+            // The participant works on until the last client has gone: barriers rely on it.
+            let _ = done.send(());
+        };
+        let polled = self.participant.run(async {
+            let _ = all_done.await;
+        });
+        let (polled, ()) = tokio::join!(polled, served);
+        polled?;
+        if let Err(error) = self.participant.leave().await {
+            tracing::warn!(%error, "could not sign off; barriers will revoke this proxy once it is silent");
+        }
+        Ok(())
+    }
+}
+
+fn setup(
+    config: &Config,
+    proxy: &Proxy,
+    key: ServerKey,
+    server_version: String,
+    registry: &mut Registry,
+) -> Result<Setup> {
+    let (metrics, backend_metrics) = (SessionMetrics::default(), BackendMetrics::default());
+    metrics.register(registry);
+    backend_metrics.register(registry);
+    let tls = match (&proxy.tls_cert, &proxy.tls_key) {
+        (Some(cert), Some(key)) => Some(server_tls(cert, key)?),
+        _ => None,
+    };
+    Ok(Setup {
+        limits: config.limits.clone(),
+        accounts: Accounts::new(&config.users),
+        backend: Account {
+            user: proxy.backend_user.clone(),
+            password: proxy.backend_password.clone(),
+            tls: client_tls(&config.backend_tls)?,
+            tls_optional: config.backend_tls.mode == TlsMode::Preferred,
+        },
+        tls,
+        key: Arc::new(key),
+        server_version,
+        number: proxy.number,
+        metrics,
+        backend_metrics,
+    })
+}
+
+/// The version of the global master, for the greeting. A proxy cannot begin without the global master; one that starts
+/// together with it waits a while.
+async fn ask_version(global: &Global) -> Result<String> {
+    let mut left = START_TRIES;
+    loop {
+        match version_of(global).await {
+            Ok(version) => return Ok(version),
+            Err(error) if left == 0 => return Err(error.into()),
+            Err(error) => tracing::info!(%error, "waiting for the global master"),
+        }
+        left -= 1;
+        tokio::time::sleep(START_RETRY).await;
+    }
+}
+
+async fn version_of(global: &Global) -> Result<String, usher_directory::Error> {
+    let mut conn = global.conn().await?;
+    let version: Option<String> =
+        global.bounded("asking for the version", conn.query_first("SELECT VERSION()")).await?;
+    Ok(version.unwrap_or_default())
+}
