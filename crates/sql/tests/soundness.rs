@@ -16,18 +16,23 @@ use usher_sql::{
 /// The user whose rows the small schema has.
 const USER: &str = "2";
 
-const TABLES: [(&str, &str, &[&str]); 4] = [
+/// Tables, their key columns and all their columns. The last is none: its rows are the same everywhere.
+const TABLES: [(&str, &str, &[&str]); 5] = [
     ("users", "user_id", &["user_id", "name", "n"]),
     ("photos", "user_id", &["id", "user_id", "title", "views"]),
     ("comments", "user_id", &["user_id", "photo_id", "body"]),
     ("followers", "followed_id", &["followed_id", "user_id"]),
+    ("(SELECT 2 AS user_id UNION ALL SELECT 3 UNION ALL SELECT NULL)", "user_id", &["user_id"]),
 ];
+
+/// How many of them are tables.
+const REAL: usize = 4;
 
 fn catalog() -> Catalog {
     let mut catalog = Catalog::new(1, false);
-    for (name, key, columns) in TABLES {
+    for (name, key, columns) in &TABLES[..REAL] {
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
-        let (key_column, key_type) = (key.to_owned(), KeyType::BIGINT);
+        let (key_column, key_type) = ((*key).to_owned(), KeyType::BIGINT);
         catalog.insert(
             "app",
             name,
@@ -67,6 +72,9 @@ impl Writer {
         self.aliases += 1;
         // Few names, so that inner blocks often hide outer ones.
         let alias = format!("t{}", self.dice.roll(4));
+        if at == REAL {
+            return (format!("{} {alias}", TABLES[at].0), (alias, at));
+        }
         let index = self.dice.pick(&["", "", "", " USE INDEX ()", " IGNORE INDEX FOR JOIN (PRIMARY)"]);
         (format!("{} {}{alias}{index}", TABLES[at].0, self.dice.pick(&["", "AS "])), (alias, at))
     }
@@ -389,7 +397,7 @@ fn script(statements: &[String]) -> String {
             continue;
         }
         writeln!(script, "BEGIN;\n{statement};").unwrap();
-        for (table, key, _) in TABLES {
+        for (table, key, _) in &TABLES[..REAL] {
             writeln!(script, "SELECT '{table}', t.* FROM {table} t WHERE {key} = {USER};").unwrap();
             writeln!(
                 script,

@@ -187,18 +187,26 @@ fn using_facts(queries: &Queries<'_, '_>, condition: &Condition, right: usize) -
     let mut facts = Vec::new();
     for range in tokens.split_commas(condition.tokens.clone()) {
         let Some(name) = tokens.name(range.start) else { continue };
-        let having = |refs: &[usize]| -> Vec<usize> {
-            refs.iter().copied().filter(|at| has_column(queries, *at, &name)).collect()
-        };
-        // Several on the left are one column, merged by USING before, and its value is the first one's unless a
-        // RIGHT JOIN is there. Were they not merged, the server would call the name ambiguous.
-        let left = having(left);
-        let merged = left.len() > 1 && queries.blocks[condition.block].has_right_join;
-        if let (Some(a), [b], false) = (left.first(), having(right).as_slice(), merged) {
-            facts.extend(ties(queries, condition, &name, *a, *b));
+        let right_joins = queries.blocks[condition.block].has_right_join;
+        let merged = |refs: &[usize]| merged_ref(queries, refs, &name, right_joins);
+        if let (Some(a), Some(b)) = (merged(left), merged(right)) {
+            facts.extend(ties(queries, condition, &name, a, b));
         }
     }
     facts
+}
+
+/// The reference whose column USING means on one side of a join. Several that have it are one column, merged by USING
+/// before, else the server would call the name ambiguous; its value is the first one's unless a RIGHT JOIN is there.
+fn merged_ref(queries: &Queries<'_, '_>, refs: &[usize], name: &str, right_joins: bool) -> Option<usize> {
+    let mut having = refs.iter().copied().filter(|at| has_column(queries, *at, name));
+    let first = having.next()?;
+    let unsure = |at: &usize| !columns_known(queries, *at);
+    if right_joins {
+        let alone = having.next().is_none() && !refs.iter().any(unsure);
+        return alone.then_some(first);
+    }
+    (!refs.iter().take_while(|at| **at != first).any(unsure)).then_some(first)
 }
 
 fn ties(queries: &Queries<'_, '_>, condition: &Condition, name: &str, a: usize, b: usize) -> Vec<Fact> {
@@ -406,10 +414,12 @@ fn pinned_by(queries: &Queries<'_, '_>, condition: &Condition, column: &Column) 
     named.into_iter().filter(wanted).collect()
 }
 
-/// The one reference whose key the column is, maybe of an outer block.
+/// The one reference whose key the column is, maybe of an outer block. An unqualified column may be merged with one
+/// of a table whose columns are not known, and then be NULL or another's where this key is not.
 fn one_key(queries: &Queries<'_, '_>, condition: &Condition, column: &Column) -> Option<usize> {
+    let all_known = || queries.blocks[condition.block].refs.iter().all(|at| columns_known(queries, *at));
     match named_refs(queries, condition, column).as_slice() {
-        [one] if is_key(queries, *one, &column.name) => Some(*one),
+        [one] if is_key(queries, *one, &column.name) && (column.table.is_some() || all_known()) => Some(*one),
         _ => None,
     }
 }
@@ -437,24 +447,33 @@ fn qualified_ref(queries: &Queries<'_, '_>, block: usize, column: &Column) -> Op
     let table = column.table.as_deref()?;
     let mut block = Some(block);
     while let Some(at) = block {
+        // Where names fold their case, an alias hides an outer one of other case.
         let named: Vec<usize> = queries.blocks[at]
             .refs
             .iter()
             .copied()
-            .filter(|at| {
-                let candidate = &queries.refs[*at];
-                candidate.alias == table
-                    && (column.schema.is_none()
-                        || (!candidate.aliased && candidate.table.schema == column.schema))
-            })
+            .filter(|at| queries.refs[*at].alias.eq_ignore_ascii_case(table))
             .collect();
         match named.as_slice() {
             [] => block = queries.blocks[at].parent,
-            [one] => return Some(*one),
+            [one] => {
+                let found = &queries.refs[*one];
+                let schema_fits =
+                    column.schema.is_none() || (!found.aliased && found.table.schema == column.schema);
+                return (found.alias == table && schema_fits).then_some(*one);
+            }
             _ => return None,
         }
     }
     None
+}
+
+fn columns_known(queries: &Queries<'_, '_>, at: usize) -> bool {
+    match queries.refs[at].source {
+        Source::Sharded(_) => true,
+        Source::Reference(columns) => !columns.is_empty(),
+        Source::Plain | Source::Derived => false,
+    }
 }
 
 fn has_column(queries: &Queries<'_, '_>, at: usize, name: &str) -> bool {
@@ -485,5 +504,9 @@ pub(crate) fn key_item(queries: &Queries<'_, '_>, block: usize, range: Range<usi
         operands: Vec::new(),
         nullable: Vec::new(),
     };
-    one_key(queries, &condition, &column)
+    let from = one_key(queries, &condition, &column)?;
+    // The nullable side of an outer join gives NULLs too.
+    let nullable = queries.blocks[block].has_right_join
+        || queries.conditions.iter().any(|condition| condition.nullable.contains(&from));
+    (!nullable).then_some(from)
 }

@@ -63,7 +63,7 @@ pub(crate) struct Block {
     /// Whose columns the block may name too.
     pub(crate) parent: Option<usize>,
     pub(crate) refs: Vec<usize>,
-    /// Some join is RIGHT, so a column that USING merged may be the right one's.
+    /// Some join is RIGHT or NATURAL LEFT, so a column that USING merged may not be the first one's, or be NULL.
     pub(crate) has_right_join: bool,
     /// The select list, for INSERT .. SELECT.
     pub(crate) select_list: Range<usize>,
@@ -347,7 +347,7 @@ impl<'a, 'c> Queries<'a, 'c> {
     fn joined(&mut self, at: usize, end: usize, block: usize) -> Result<(usize, Vec<usize>), Refusal> {
         let (mut at, mut left) = self.factor(at, end, block)?;
         while let Some((join, next)) = self.join_words(at, end) {
-            let is_right = join == Join::Right || self.tokens.is_word(at + 1, "RIGHT");
+            let is_right = join == Join::Right || self.tokens.is_any(at + 1, &["RIGHT", "LEFT"]);
             self.blocks[block].has_right_join |= is_right;
             let (next, right) = self.factor(next, end, block)?;
             at = self.constraint(next, end, block, join, (&left, &right))?;
