@@ -48,6 +48,12 @@ pub enum BackendError {
         /// The server's words.
         message: String,
     },
+    /// This proxy is revoked and has not registered again yet.
+    #[error("this proxy is revoked; it opens no connection to {server} until it is registered again")]
+    ShutOut {
+        /// Name and address.
+        server: String,
+    },
     /// All connections are lent out and none came back in time.
     #[error("no free connection to {server} within {waited_ms} ms ({max} in use)")]
     Exhausted {

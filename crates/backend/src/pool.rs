@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -38,13 +38,15 @@ pub struct Pools {
     account: Account,
     limits: Limits,
     metrics: BackendMetrics,
+    /// While this proxy is shut out no connection may be opened: it could act on what it knew before.
+    shut: Arc<AtomicBool>,
 }
 
 impl Pools {
     /// Pools without servers; [`Pools::install`] gives them some.
     #[must_use]
     pub fn new(account: Account, limits: Limits, metrics: BackendMetrics) -> Self {
-        Self { pools: ArcSwap::default(), account, limits, metrics }
+        Self { pools: ArcSwap::default(), account, limits, metrics, shut: Arc::default() }
     }
 
     /// Makes the pools those of this topology's servers. A server that stays keeps its connections; one whose
@@ -68,6 +70,7 @@ impl Pools {
             era: AtomicU64::new(0),
             limits: self.limits.clone(),
             metrics: self.metrics.clone(),
+            shut: Arc::clone(&self.shut),
         }
     }
 
@@ -79,14 +82,20 @@ impl Pools {
         self.pools.load().get(&server).cloned().ok_or(BackendError::Unknown(server))
     }
 
-    /// Closes every idle connection, and every lent one when it comes back: after a revocation none of them can be
-    /// alive.
-    pub fn drop_all(&self) {
+    /// This proxy has been shut out: closes every idle connection, and every lent one when it comes back, and opens
+    /// none until [`Pools::reopen`].
+    pub fn shut_out(&self) {
+        self.shut.store(true, Ordering::SeqCst);
         for pool in self.pools.load().values() {
             pool.era.fetch_add(1, Ordering::AcqRel);
             let dropped: Vec<_> = std::mem::take(&mut *pool.idle.lock());
             pool.count_closed(dropped.len());
         }
+    }
+
+    /// This proxy is let in again, and knows the present state.
+    pub fn reopen(&self) {
+        self.shut.store(false, Ordering::SeqCst);
     }
 
     /// Open and idle connections of each server.
@@ -118,6 +127,7 @@ pub struct Pool {
     era: AtomicU64,
     limits: Limits,
     metrics: BackendMetrics,
+    shut: Arc<AtomicBool>,
 }
 
 impl Pool {
@@ -216,6 +226,9 @@ impl Pool {
 
     async fn open(&self, settings: &Arc<Settings>) -> Result<Box<Conn>, BackendError> {
         let era = self.era.load(Ordering::Acquire);
+        if self.shut.load(Ordering::SeqCst) {
+            return Err(BackendError::ShutOut { server: self.name() });
+        }
         match Conn::open(&self.server, &self.account, settings, self.limits.connect_ms).await {
             Ok(mut conn) => {
                 conn.era = era;

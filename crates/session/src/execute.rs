@@ -795,7 +795,13 @@ fn find(state: &State, id: ShardId) -> Result<&Shard, Stop> {
 }
 
 fn is_connection(error: &BackendError) -> bool {
-    matches!(error, BackendError::Connect { .. } | BackendError::Refused { .. } | BackendError::Unknown(_))
+    matches!(
+        error,
+        BackendError::Connect { .. }
+            | BackendError::Refused { .. }
+            | BackendError::ShutOut { .. }
+            | BackendError::Unknown(_)
+    )
 }
 
 pub(crate) fn checkout_failure(error: &BackendError) -> Failure {

@@ -165,6 +165,9 @@ fn with_ids(
     Ok(out)
 }
 
+/// A server's text of a statement, and the places of placeholders that only it has.
+pub(crate) type WithPlaceholders = (Vec<u8>, Vec<u16>);
+
 /// For a prepared INSERT whose text leaves ids out: the text with a placeholder for each of them, and the places of
 /// these among all placeholders.
 pub(crate) fn with_placeholders(
@@ -172,7 +175,7 @@ pub(crate) fn with_placeholders(
     plan: &Plan,
     literals: &[Literal],
     mode: usher_sql::Mode,
-) -> Result<Option<(Vec<u8>, Vec<u16>)>, Stop> {
+) -> Result<Option<WithPlaceholders>, Stop> {
     let Some((shape, sequence)) = plan.insert.as_ref().and_then(|s| Some((s, s.sequence.as_ref()?))) else {
         return Ok(None);
     };

@@ -128,7 +128,7 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
     let (stream, buf) = (talk.stream, talk.buf);
     let client = Client { stream, caps, id, salt, from };
-    Ok(Session::new(Arc::clone(shared), client, buf, account, settings))
+    Ok(Session::start(Arc::clone(shared), client, buf, account, settings))
 }
 
 /// The handshake response, after TLS if the client asks for it.

@@ -241,7 +241,7 @@ impl Session {
             return Box::pin(self.execute_as_text(prepared, turn)).await;
         }
         let numbers: Vec<u16> = prepared.long.iter().map(|(number, _)| *number).collect();
-        let payload = joined.or(raw.get(4..)).unwrap_or_default();
+        let payload = joined.or_else(|| raw.get(4..)).unwrap_or_default();
         let execute = Execute::parse(payload, prepared.params, &prepared.types, &numbers, attributes)?;
         let types = execute.block.has_types().then(|| {
             // The packet's own types, for the executions after this one.

@@ -166,7 +166,7 @@ pub(crate) struct Session {
 const LITERALS_KEPT: usize = 32;
 
 impl Session {
-    pub(crate) fn new(
+    pub(crate) fn start(
         shared: Arc<Shared>,
         client: Client,
         early: Vec<u8>,
@@ -290,7 +290,7 @@ impl Session {
         let Some(raw) = buf.get_mut(..wire_len) else { return Err(End::Gone) };
         let caps = self.client.caps;
         let turn = Turn { seq, more: false };
-        let head = joined.as_deref().or(raw.get(4..)).unwrap_or_default();
+        let head = joined.as_deref().or_else(|| raw.get(4..)).unwrap_or_default();
         let served = match Command::parse(head, caps) {
             Ok(Command::Query(query)) => {
                 let at = query.text_at;

@@ -161,11 +161,12 @@ impl Hooks for SessionHooks {
     }
 
     fn revoked(&self) {
-        self.0.pools.drop_all();
+        self.0.pools.shut_out();
     }
 
     fn registered(&self, state: &Arc<State>) {
         self.0.install(state);
+        self.0.pools.reopen();
     }
 }
 
