@@ -1,0 +1,207 @@
+//! What must hold before a move touches anything. Each check that fails names what it found and where.
+
+use mysql_async::prelude::Queryable;
+use usher_directory::State;
+use usher_directory::rows::{TableKind, TableState};
+use usher_topology::{Key, Shard, ShardState};
+
+use crate::decide::OwnState;
+use crate::sessions::{Session, Sessions};
+use crate::shard_rows;
+use crate::table::Table;
+use crate::{MoveError, Refusal, Result};
+
+/// A user as the directory has it.
+pub(crate) struct Subject<'a> {
+    pub(crate) key: &'a Key,
+    pub(crate) id: usher_topology::MoveId,
+    pub(crate) own_gen: usher_topology::Generation,
+}
+
+/// All checks; returns nothing, as every step reads what it needs anew.
+///
+/// # Errors
+/// [`Refusal`], or a server's own.
+pub(crate) async fn check(
+    sessions: &Sessions,
+    state: &State,
+    src: &Shard,
+    dst: &Shard,
+    subject: &Subject<'_>,
+    standby_ms: u64,
+) -> Result<()> {
+    for shard in [src, dst] {
+        if shard.state != ShardState::Rw {
+            let state = format!("{:?}", shard.state).to_lowercase();
+            return Err(Refusal::ShardState { shard: shard.name.clone(), state }.into());
+        }
+    }
+    let mut source = sessions.on_writer(writer(src)?).await?;
+    let mut target = sessions.on_writer(writer(dst)?).await?;
+    same_family(&source, &target)?;
+    packets(&mut source, &mut target).await?;
+    for (row, table) in load(&mut source, state).await? {
+        usable(&table)?;
+        let there = Table::load(&mut target.conn, &target.server, &row.0, &row.1, &table.key_column).await?;
+        same_definition(&table, &there, &source, &target)?;
+        no_triggers(&mut target, &table).await?;
+        empty(&mut target, dst, &there, subject.key).await?;
+    }
+    ownership(&mut source, &mut target, src, dst, subject).await?;
+    sessions.keep(target);
+    sessions.keep(source);
+    follows(sessions, src, standby_ms).await?;
+    follows(sessions, dst, standby_ms).await
+}
+
+/// The shard's writer.
+pub(crate) fn writer(shard: &Shard) -> Result<&usher_topology::Server> {
+    shard.writer().ok_or_else(|| MoveError::Data(format!("shard {} names a writer it does not have", shard.name)))
+}
+
+/// Names and definitions of the sharded tables, in catalog order.
+///
+/// # Errors
+/// [`Refusal::NoTable`], or the server's own.
+pub(crate) async fn load(session: &mut Session, state: &State) -> Result<Vec<((String, String), Table)>> {
+    let mut tables = Vec::new();
+    let sharded = state.tables.iter().filter(|row| {
+        row.kind == TableKind::Sharded && row.state == TableState::Ready && row.entity == "user"
+    });
+    for row in sharded {
+        let key_column = row.key_column.as_deref().ok_or_else(|| {
+            MoveError::Data(format!("the catalog has no key column for table {}.{}", row.schema, row.name))
+        })?;
+        let table =
+            Table::load(&mut session.conn, &session.server, &row.schema, &row.name, key_column).await?;
+        tables.push(((row.schema.clone(), row.name.clone()), table));
+    }
+    Ok(tables)
+}
+
+fn same_family(source: &Session, target: &Session) -> Result<()> {
+    if source.family == target.family {
+        return Ok(());
+    }
+    Err(Refusal::Families { source_server: source.server.clone(), target_server: target.server.clone() }.into())
+}
+
+async fn packets(source: &mut Session, target: &mut Session) -> Result<()> {
+    const QUERY: &str = "SELECT @@global.max_allowed_packet";
+    let ours: Option<u64> = source.conn.query_first(QUERY).await.map_err(source.error())?;
+    let theirs: Option<u64> = target.conn.query_first(QUERY).await.map_err(target.error())?;
+    match (ours, theirs) {
+        (Some(source_limit), Some(limit)) if limit < source_limit => {
+            Err(Refusal::Packet { target: limit, target_server: target.server.clone(), source_limit }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn usable(table: &Table) -> Result<()> {
+    let label = table.label();
+    if !table.engine.eq_ignore_ascii_case("innodb") {
+        return Err(Refusal::Engine { table: label, engine: table.engine.clone() }.into());
+    }
+    if !table.has_primary_key {
+        return Err(Refusal::NoPrimaryKey { table: label }.into());
+    }
+    if !table.has_key_index {
+        return Err(Refusal::NoKeyIndex { table: label, column: table.key_column.clone() }.into());
+    }
+    Ok(())
+}
+
+/// Fails when the table is not defined alike on both sides.
+pub(crate) fn same_definition(ours: &Table, theirs: &Table, source: &Session, target: &Session) -> Result<()> {
+    if ours.definition == theirs.definition {
+        return Ok(());
+    }
+    let missing = "(nothing)";
+    let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    let (left, right) = (lines(&ours.definition), lines(&theirs.definition));
+    let at = (0..).find(|&at| left.get(at) != right.get(at)).unwrap_or(0);
+    let line = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| missing.to_owned());
+    Err(Refusal::Definition {
+        table: ours.label(),
+        source_server: source.server.clone(),
+        target_server: target.server.clone(),
+        difference: format!("{} / {}", line(&left), line(&right)),
+    }
+    .into())
+}
+
+async fn no_triggers(target: &mut Session, table: &Table) -> Result<()> {
+    let trigger: Option<String> = target
+        .conn
+        .exec_first(
+            "SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = ? \
+             AND event_object_table = ? AND event_manipulation IN ('INSERT', 'DELETE') LIMIT 1",
+            (table.schema.as_str(), table.name.as_str()),
+        )
+        .await
+        .map_err(target.error())?;
+    match trigger {
+        None => Ok(()),
+        Some(trigger) => {
+            Err(Refusal::Trigger { table: table.label(), trigger, server: target.server.clone() }.into())
+        }
+    }
+}
+
+async fn empty(target: &mut Session, dst: &Shard, table: &Table, key: &Key) -> Result<()> {
+    let rows: Option<u64> = target.conn.query_first(table.count(key)).await.map_err(target.error())?;
+    match rows {
+        Some(rows) if rows > 0 => {
+            Err(Refusal::LeftOver { shard: dst.name.clone(), table: table.label(), rows }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn ownership(
+    source: &mut Session,
+    target: &mut Session,
+    src: &Shard,
+    dst: &Shard,
+    subject: &Subject<'_>,
+) -> Result<()> {
+    shard_rows::ensure_owned(source, subject.key, subject.own_gen).await?;
+    let own = shard_rows::ownership(source, subject.key, subject.id).await?;
+    let owned = own.is_some_and(|own| own.state == OwnState::Owned && own.own_gen == subject.own_gen);
+    if !owned {
+        let found = own.map_or_else(
+            || "nothing".to_owned(),
+            |own| format!("{}, generation {}", own.state.as_str(), own.own_gen),
+        );
+        let (shard, expected) = (src.name.clone(), subject.own_gen.0);
+        return Err(Refusal::NotOwner { shard, found, expected }.into());
+    }
+    match shard_rows::ownership(target, subject.key, subject.id).await? {
+        None => Ok(()),
+        Some(own) => {
+            let (shard, state) = (dst.name.clone(), own.state.as_str().to_owned());
+            Err(Refusal::Ownership { shard, state }.into())
+        }
+    }
+}
+
+/// Commits something on the writer and waits for it on the standby: replication is proven by working.
+async fn follows(sessions: &Sessions, shard: &Shard, standby_ms: u64) -> Result<()> {
+    let Some(standby) = shard.standby() else { return Ok(()) };
+    let mut session = sessions.on_writer(writer(shard)?).await?;
+    let position = shard_rows::touch(&mut session).await?;
+    sessions.keep(session);
+    let reason = match sessions.on(standby).await {
+        Err(error) => error.to_string(),
+        Ok(mut session) => match session.family.wait_for(&mut session.conn, &position, standby_ms).await {
+            Ok(true) => {
+                sessions.keep(session);
+                return Ok(());
+            }
+            Ok(false) => format!("it has not executed {position} within {standby_ms} ms"),
+            Err(error) => error.to_string(),
+        },
+    };
+    Err(Refusal::Standby { shard: shard.name.clone(), server: standby.name.clone(), reason }.into())
+}
