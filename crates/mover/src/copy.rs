@@ -80,14 +80,13 @@ async fn read(
     sender: mpsc::Sender<Batch>,
 ) -> Result<()> {
     let label = progress.table.as_deref();
-    let first = match label {
-        None => 0,
-        Some(label) => job
-            .tables
-            .iter()
-            .position(|table| table.label() == label)
-            .ok_or_else(|| MoveError::Data(format!("table {label} has left the catalog during the move")))?,
-    };
+    let first =
+        match label {
+            None => 0,
+            Some(label) => job.tables.iter().position(|table| table.label() == label).ok_or_else(|| {
+                MoveError::Data(format!("table {label} has left the catalog during the move"))
+            })?,
+        };
     let mut after = label.map(|_| progress.place.clone());
     for at in first..job.tables.len() {
         if !read_table(job, source, at, after.take(), &sender).await? {

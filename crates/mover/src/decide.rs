@@ -112,6 +112,8 @@ pub struct Facts {
     pub target: Option<OwnFact>,
     /// The target's progress row.
     pub progress: Option<ProgressFact>,
+    /// The move still holds the user: it is in the moving set.
+    pub held: bool,
     /// The delay before the purge is over.
     pub purge_due: bool,
 }
@@ -156,9 +158,11 @@ pub enum Step {
     Announce,
     /// Wait until the target's copies have the rows, then directory settling -> active.
     Settle,
+    /// Once every proxy knows that the user is active again: let it leave the moving set.
+    Release,
     /// Delete the old rows on the source.
     Purge,
-    /// Drop the move from the moving set.
+    /// Nothing is left to do.
     Finish,
     /// Directory back to active on the source; with this ownership generation.
     AbortDirectory {
@@ -171,7 +175,7 @@ pub enum Step {
     CancelTarget,
     /// Delete what was placed on the target.
     PurgeTarget,
-    /// Drop the aborted move from the moving set.
+    /// Drop the aborted move from the moving set, once every proxy knows that the user is active again.
     FinishAbort,
     /// Nothing to do now.
     Wait(Waiting),
@@ -205,7 +209,9 @@ pub enum Contradiction {
     #[error("the ownership or progress row on the target is not as this stage leaves it")]
     Target,
     /// The target owns the user though the directory names the source: the global master has lost a commit.
-    #[error("the target owns the user, yet the directory names the source: the global master has lost the commit")]
+    #[error(
+        "the target owns the user, yet the directory names the source: the global master has lost the commit"
+    )]
     LostCommit,
 }
 
@@ -306,6 +312,7 @@ fn after_commit(facts: &Facts) -> Step {
             _ => Step::Announce,
         },
         Phase::Owned => Step::Settle,
+        Phase::PurgePending if facts.held => Step::Release,
         Phase::PurgePending if facts.purge_due => Step::Purge,
         Phase::PurgePending => Step::Wait(Waiting::PurgeTime),
         Phase::Purged => Step::Finish,
@@ -324,14 +331,15 @@ fn abort(facts: &Facts) -> Step {
     if facts.phase != Phase::Aborting {
         return Step::AbortDirectory { own_gen: own_gen_after_abort(facts) };
     }
-    let reowned = facts
-        .source
-        .is_none_or(|own| own.state == OwnState::Owned && own.own_gen == facts.directory.own_gen);
+    let reowned =
+        facts.source.is_none_or(|own| own.state == OwnState::Owned && own.own_gen == facts.directory.own_gen);
     if !reowned {
         return Step::Reown;
     }
     match (facts.progress, facts.target) {
-        (Some(ProgressFact::Aborted), Some(own)) if own.ours && own.state == OwnState::Gone => Step::PurgeTarget,
+        (Some(ProgressFact::Aborted), Some(own)) if own.ours && own.state == OwnState::Gone => {
+            Step::PurgeTarget
+        }
         (Some(ProgressFact::Aborted), target) if target.is_none_or(|own| !own.ours) => Step::FinishAbort,
         _ => Step::CancelTarget,
     }

@@ -33,6 +33,7 @@ impl World {
                 source: Some(OwnFact { state: OwnState::Owned, own_gen: Generation(3), ours: false }),
                 target: None,
                 progress: None,
+                held: true,
                 purge_due: true,
             },
         }
@@ -105,6 +106,7 @@ impl World {
             Step::ReleaseSource => self.facts.source.as_mut().unwrap().state = OwnState::Gone,
             Step::Announce => self.facts.phase = Phase::Owned,
             Step::Settle => self.cas(UserState::Active, Phase::PurgePending),
+            Step::Release => self.facts.held = false,
             Step::Finish => self.facts.phase = Phase::Finished,
             Step::AbortDirectory { own_gen } => {
                 self.facts.directory.own_gen = own_gen;
@@ -209,9 +211,12 @@ fn every_point_can_be_aborted_and_an_abort_may_crash_too() {
             world.facts.wish = Wish::Abort;
             world.run(crash);
             world.run(usize::MAX);
-            let (phase, shard) =
-                if committed { (Phase::Finished, DST) } else { (Phase::Aborted, SRC) };
-            assert_eq!((world.facts.phase, world.facts.directory.shard), (phase, shard), "at {point}, {crash}");
+            let (phase, shard) = if committed { (Phase::Finished, DST) } else { (Phase::Aborted, SRC) };
+            assert_eq!(
+                (world.facts.phase, world.facts.directory.shard),
+                (phase, shard),
+                "at {point}, {crash}"
+            );
             world.assert_whole();
         }
     }
@@ -264,6 +269,8 @@ fn a_purge_waits_for_its_time() {
         world.run(1);
     }
     world.facts.purge_due = false;
+    assert_eq!(decide(&world.facts), Step::Release);
+    world.run(1);
     assert_eq!(decide(&world.facts), Step::Wait(Waiting::PurgeTime));
 }
 
@@ -302,5 +309,9 @@ fn contradicting_rows_stop_the_move() {
         back.run(1);
     }
     back.facts.directory.shard = SRC;
-    assert_eq!(decide(&back.facts), Step::Stop(Contradiction::Directory), "no purge of a shard that is named");
+    assert_eq!(
+        decide(&back.facts),
+        Step::Stop(Contradiction::Directory),
+        "no purge of a shard that is named"
+    );
 }

@@ -90,7 +90,9 @@ pub enum MoveError {
     #[error("another process has taken move {0} over")]
     LostLease(MoveId),
     /// The rows of both sides are not the same.
-    #[error("table {table}: {source_rows} rows on the source, {target_rows} on the target, and their sums {sums}")]
+    #[error(
+        "table {table}: {source_rows} rows on the source, {target_rows} on the target, and their sums {sums}"
+    )]
     Different {
         /// The table.
         table: String,
@@ -112,7 +114,9 @@ pub enum MoveError {
         after_ms: u64,
     },
     /// The rows contradict each other. Nothing was changed.
-    #[error("move {id} stands still: {contradiction}; nothing was changed, compare the directory with usher.ownership")]
+    #[error(
+        "move {id} stands still: {contradiction}; nothing was changed, compare the directory with usher.ownership"
+    )]
     Stopped {
         /// The move.
         id: MoveId,
@@ -162,7 +166,9 @@ pub enum Refusal {
         state: String,
     },
     /// The target holds rows of the user.
-    #[error("shard {shard} still holds {rows} rows of the user in {table}, left by an earlier move: purge that first (`usher move purge`)")]
+    #[error(
+        "shard {shard} still holds {rows} rows of the user in {table}, left by an earlier move: purge that first (`usher move purge`)"
+    )]
     LeftOver {
         /// The target.
         shard: String,
@@ -180,7 +186,9 @@ pub enum Refusal {
         state: String,
     },
     /// The source's ownership row and the directory do not agree.
-    #[error("shard {shard} does not own the user as the directory says: its row shows {found}, expected owned, generation {expected}")]
+    #[error(
+        "shard {shard} does not own the user as the directory says: its row shows {found}, expected owned, generation {expected}"
+    )]
     NotOwner {
         /// The source.
         shard: String,
@@ -313,7 +321,7 @@ impl MoveError {
     }
 
     /// With the name of the server that said it.
-    pub(crate) fn at(server: &str) -> impl FnOnce(mysql_async::Error) -> Self {
+    pub(crate) fn at(server: &str) -> impl FnOnce(mysql_async::Error) -> Self + use<> {
         let server = server.to_owned();
         move |source| Self::Server { server, source }
     }

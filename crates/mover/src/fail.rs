@@ -47,7 +47,9 @@ pub(crate) async fn point(_name: &str) -> Result<()> {
 pub(crate) async fn point(name: &str) -> Result<()> {
     debug_assert!(POINTS.contains(&name), "{name} is not listed");
     let Ok(wanted) = std::env::var("USHER_FAIL_POINT") else { return Ok(()) };
-    let Some(action) = wanted.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')) else { return Ok(()) };
+    let Some(action) = wanted.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')) else {
+        return Ok(());
+    };
     match action {
         "kill" => {
             let _ = std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status();

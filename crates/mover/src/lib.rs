@@ -2,10 +2,29 @@
 //! compare-and-set of the directory row, purges what is left behind. Never speaks to clients, never changes the
 //! topology.
 
+mod copy;
 mod decide;
+mod dialect;
+mod error;
+mod fail;
+mod mover;
 mod phase;
+mod preflight;
+mod progress;
+mod purge;
+mod run;
+mod sessions;
+mod shard_rows;
+mod steps;
+mod table;
+mod verify;
 
 pub use decide::{
-    Contradiction, DirectoryFact, Facts, OwnFact, OwnState, ProgressFact, Step, UserState, Waiting, Wish, decide,
+    Contradiction, DirectoryFact, Facts, OwnFact, OwnState, ProgressFact, Step, UserState, Waiting, Wish,
+    decide,
 };
+pub use error::{MoveError, Refusal, Result};
+pub use fail::POINTS as FAIL_POINTS;
+pub use mover::{Mover, StartMove};
 pub use phase::{Phase, UnknownPhase};
+pub use run::Outcome;

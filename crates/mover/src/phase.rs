@@ -88,7 +88,10 @@ impl Phase {
     /// # Errors
     /// [`UnknownPhase`] when no phase has it.
     pub fn parse(name: &str) -> Result<Self, UnknownPhase> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == name).ok_or_else(|| UnknownPhase(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|phase| phase.as_str() == name)
+            .ok_or_else(|| UnknownPhase(name.to_owned()))
     }
 
     /// Whether nothing more will be done.
@@ -100,10 +103,7 @@ impl Phase {
     /// Whether the directory names the target, so that the move can't be aborted any more.
     #[must_use]
     pub fn is_committed(self) -> bool {
-        matches!(
-            self,
-            Self::Committed | Self::Owned | Self::PurgePending | Self::Purged | Self::Finished
-        )
+        matches!(self, Self::Committed | Self::Owned | Self::PurgePending | Self::Purged | Self::Finished)
     }
 }
 

@@ -1,8 +1,11 @@
 //! What must hold before a move touches anything. Each check that fails names what it found and where.
 
+use std::time::Duration;
+
 use mysql_async::prelude::Queryable;
 use usher_directory::State;
 use usher_directory::rows::{TableKind, TableState};
+use usher_directory::server::reached;
 use usher_topology::{Key, Shard, ShardState};
 
 use crate::decide::OwnState;
@@ -56,7 +59,9 @@ pub(crate) async fn check(
 
 /// The shard's writer.
 pub(crate) fn writer(shard: &Shard) -> Result<&usher_topology::Server> {
-    shard.writer().ok_or_else(|| MoveError::Data(format!("shard {} names a writer it does not have", shard.name)))
+    shard
+        .writer()
+        .ok_or_else(|| MoveError::Data(format!("shard {} names a writer it does not have", shard.name)))
 }
 
 /// Names and definitions of the sharded tables, in catalog order.
@@ -83,7 +88,8 @@ fn same_family(source: &Session, target: &Session) -> Result<()> {
     if source.family == target.family {
         return Ok(());
     }
-    Err(Refusal::Families { source_server: source.server.clone(), target_server: target.server.clone() }.into())
+    Err(Refusal::Families { source_server: source.server.clone(), target_server: target.server.clone() }
+        .into())
 }
 
 async fn packets(source: &mut Session, target: &mut Session) -> Result<()> {
@@ -113,7 +119,12 @@ fn usable(table: &Table) -> Result<()> {
 }
 
 /// Fails when the table is not defined alike on both sides.
-pub(crate) fn same_definition(ours: &Table, theirs: &Table, source: &Session, target: &Session) -> Result<()> {
+pub(crate) fn same_definition(
+    ours: &Table,
+    theirs: &Table,
+    source: &Session,
+    target: &Session,
+) -> Result<()> {
     if ours.definition == theirs.definition {
         return Ok(());
     }
@@ -194,14 +205,29 @@ async fn follows(sessions: &Sessions, shard: &Shard, standby_ms: u64) -> Result<
     sessions.keep(session);
     let reason = match sessions.on(standby).await {
         Err(error) => error.to_string(),
-        Ok(mut session) => match session.family.wait_for(&mut session.conn, &position, standby_ms).await {
-            Ok(true) => {
-                sessions.keep(session);
-                return Ok(());
-            }
-            Ok(false) => format!("it has not executed {position} within {standby_ms} ms"),
+        Ok(session) => match has_executed(sessions, session, &position, standby_ms).await {
+            Ok(()) => return Ok(()),
             Err(error) => error.to_string(),
         },
     };
     Err(Refusal::Standby { shard: shard.name.clone(), server: standby.name.clone(), reason }.into())
+}
+
+/// Waits until the server behind `session` has executed `position`, and gives the session back.
+///
+/// # Errors
+/// [`MoveError::Behind`], or the server's own.
+pub(crate) async fn has_executed(
+    sessions: &Sessions,
+    mut session: Session,
+    position: &str,
+    after_ms: u64,
+) -> Result<()> {
+    let patience = Duration::from_millis(after_ms);
+    let reached = reached(&mut session.conn, session.family, position, patience);
+    if reached.await.map_err(MoveError::at(&session.server))? {
+        sessions.keep(session);
+        return Ok(());
+    }
+    Err(MoveError::Behind { server: session.server, position: position.to_owned(), after_ms })
 }

@@ -6,9 +6,10 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use parking_lot::Mutex;
 use usher_directory::Global;
+use usher_directory::server::{self, Family};
 use usher_topology::{Server, ServerId};
 
-use crate::dialect::Family;
+use crate::dialect::session_settings;
 use crate::{MoveError, Result};
 
 /// A connection with the settings of a bytewise copy.
@@ -50,8 +51,8 @@ impl Sessions {
             return Ok(session);
         }
         let mut conn = self.global.server_conn(server).await?;
-        let family = Family::of(&mut conn).await.map_err(MoveError::at(&server.name))?;
-        for setting in family.session_settings() {
+        let family = server::family(&mut conn).await.map_err(MoveError::at(&server.name))?;
+        for setting in session_settings(family) {
             conn.query_drop(setting).await.map_err(MoveError::at(&server.name))?;
         }
         Ok(Session { conn, family, server: server.name.clone(), id: server.id })
@@ -60,9 +61,8 @@ impl Sessions {
     /// A session on a shard's writer, proven to take writes at this moment.
     pub(crate) async fn on_writer(&self, server: &Server) -> Result<Session> {
         let mut session = self.on(server).await?;
-        let read_only: Option<u8> =
-            session.conn.query_first("SELECT @@global.read_only").await.map_err(session.error())?;
-        if read_only == Some(0) { Ok(session) } else { Err(MoveError::NotWriter { server: server.name.clone() }) }
+        let writable = server::is_writable(&mut session.conn).await.map_err(session.error())?;
+        if writable { Ok(session) } else { Err(MoveError::NotWriter { server: server.name.clone() }) }
     }
 
     /// Keeps a session whose last exchange went well.

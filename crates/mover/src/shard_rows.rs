@@ -7,6 +7,7 @@ use mysql_async::prelude::Queryable;
 use usher_topology::{Generation, Key, MoveId};
 
 use crate::decide::{OwnFact, OwnState, ProgressFact};
+use crate::dialect::last_position;
 use crate::sessions::Session;
 use crate::{MoveError, Result};
 
@@ -35,7 +36,7 @@ pub(crate) struct OwnChange<'a> {
     pub(crate) move_id: MoveId,
     pub(crate) to: OwnState,
     pub(crate) own_gen: Generation,
-    /// Condition on the row as it is, with `{}`-free SQL over its columns.
+    /// Condition on the row as it is, SQL over its columns.
     pub(crate) when: String,
 }
 
@@ -79,7 +80,10 @@ pub(crate) async fn ensure_owned(session: &mut Session, key: &Key, own_gen: Gene
 
 /// Changes the ownership row in one transaction: its lock waits for every transaction that has fenced itself by the
 /// row. Returns the position that has the change; `None` when the row is not as `when` says.
-pub(crate) async fn change_ownership(session: &mut Session, change: &OwnChange<'_>) -> Result<Option<String>> {
+pub(crate) async fn change_ownership(
+    session: &mut Session,
+    change: &OwnChange<'_>,
+) -> Result<Option<String>> {
     let key = change.key.to_string();
     let conn = &mut session.conn;
     let work = async {
@@ -100,7 +104,7 @@ pub(crate) async fn change_ownership(session: &mut Session, change: &OwnChange<'
         }
         let changed = found.is_some() && conn.affected_rows() == 1;
         conn.query_drop(if changed { "COMMIT" } else { "ROLLBACK" }).await?;
-        Ok(changed)
+        Ok::<_, mysql_async::Error>(changed)
     };
     if !work.await.map_err(MoveError::at(&session.server))? {
         return Ok(None);
@@ -110,7 +114,7 @@ pub(crate) async fn change_ownership(session: &mut Session, change: &OwnChange<'
 
 /// The position that has what this session has last committed.
 pub(crate) async fn position(session: &mut Session) -> Result<String> {
-    session.family.last_position(&mut session.conn).await.map_err(session.error())
+    last_position(&mut session.conn, session.family).await.map_err(session.error())
 }
 
 /// Commits something of no meaning and returns its position: all that was committed before is before it.
@@ -124,7 +128,10 @@ pub(crate) async fn touch(session: &mut Session) -> Result<String> {
         .await
         .map_err(session.error())?;
     if session.conn.affected_rows() != 1 {
-        return Err(MoveError::Data(format!("{}: usher.heartbeat has no row, or it is read-only", session.server)));
+        return Err(MoveError::Data(format!(
+            "{}: usher.heartbeat has no row, or it is read-only",
+            session.server
+        )));
     }
     position(session).await
 }
@@ -190,7 +197,10 @@ pub(crate) async fn prepare(session: &mut Session, key: &Key, id: MoveId, epoch:
             .await?;
         let mine = row == Some((epoch, "open".to_owned()));
         let own: Option<(String, Option<u64>)> = conn
-            .exec_first(format!("SELECT state, move_id FROM usher.ownership WHERE {OF_USER} FOR UPDATE"), (&key,))
+            .exec_first(
+                format!("SELECT state, move_id FROM usher.ownership WHERE {OF_USER} FOR UPDATE"),
+                (&key,),
+            )
             .await?;
         let free = match own {
             None => true,
@@ -209,7 +219,7 @@ pub(crate) async fn prepare(session: &mut Session, key: &Key, id: MoveId, epoch:
             .await?;
         let good = mine && free && there.is_some();
         conn.query_drop(if good { "COMMIT" } else { "ROLLBACK" }).await?;
-        Ok(good)
+        Ok::<_, mysql_async::Error>(good)
     };
     work.await.map_err(MoveError::at(&session.server))
 }
@@ -269,7 +279,7 @@ pub(crate) async fn close(
         .await?;
         let good = closed && conn.affected_rows() == 1;
         conn.query_drop(if good { "COMMIT" } else { "ROLLBACK" }).await?;
-        Ok(good)
+        Ok::<_, mysql_async::Error>(good)
     };
     work.await.map_err(MoveError::at(&session.server))
 }
@@ -297,7 +307,7 @@ pub(crate) async fn cancel(session: &mut Session, key: &Key, id: MoveId, epoch: 
         let writer: Option<u8> = conn.query_first(format!("SELECT {WRITER}")).await?;
         let good = writer == Some(1);
         conn.query_drop(if good { "COMMIT" } else { "ROLLBACK" }).await?;
-        Ok(good)
+        Ok::<_, mysql_async::Error>(good)
     };
     work.await.map_err(MoveError::at(&session.server))
 }

@@ -278,7 +278,9 @@ impl Column {
             Value::Float(number) => format!("{:e}", f64::from(*number)),
             Value::Double(number) => format!("{number:e}"),
             Value::Bytes(bytes) => self.bytes_literal(bytes),
-            Value::Date(y, mo, d, ..) if self.data_type == "date" => format!("_latin1'{y:04}-{mo:02}-{d:02}'"),
+            Value::Date(y, mo, d, ..) if self.data_type == "date" => {
+                format!("_latin1'{y:04}-{mo:02}-{d:02}'")
+            }
             Value::Date(y, mo, d, h, mi, s, us) => {
                 format!("_latin1'{y:04}-{mo:02}-{d:02} {h:02}:{mi:02}:{s:02}.{us:06}'")
             }
@@ -311,9 +313,10 @@ impl Column {
 
 /// The definition without its counter, which each server has at its own value.
 fn without_counter(create: &str) -> String {
-    let Some(start) = create.rfind(") ENGINE=").and_then(|options| {
-        create[options..].find(" AUTO_INCREMENT=").map(|at| options + at)
-    }) else {
+    let Some(start) = create
+        .rfind(") ENGINE=")
+        .and_then(|options| create[options..].find(" AUTO_INCREMENT=").map(|at| options + at))
+    else {
         return create.to_owned();
     };
     let digits = start + " AUTO_INCREMENT=".len();

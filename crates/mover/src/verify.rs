@@ -59,7 +59,8 @@ fn query(table: &Table, key: &Key) -> String {
 /// Reads one side. `seen` grows with each row.
 async fn sum(session: &mut Session, table: &Table, key: &Key, seen: Option<&AtomicU64>) -> Result<Sum> {
     let mut sum = Sum::default();
-    let mut rows = session.conn.query_iter(query(table, key)).await.map_err(MoveError::at(&session.server))?;
+    let mut rows =
+        session.conn.query_iter(query(table, key)).await.map_err(MoveError::at(&session.server))?;
     while let Some(row) = rows.next().await.map_err(MoveError::at(&session.server))? {
         sum.add(&row.unwrap());
         if let Some(seen) = seen {
@@ -80,8 +81,7 @@ pub(crate) async fn compare(
     key: &Key,
     seen: &AtomicU64,
 ) -> Result<Sum> {
-    let (left, right) =
-        tokio::try_join!(sum(source, table, key, Some(seen)), sum(target, table, key, None))?;
+    let (left, right) = tokio::try_join!(sum(source, table, key, Some(seen)), sum(target, table, key, None))?;
     if left == right {
         return Ok(left);
     }
