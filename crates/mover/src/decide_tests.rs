@@ -155,6 +155,17 @@ impl World {
         panic!("it does not end: {self:?}");
     }
 
+    /// Runs without a crash until the stage is reached.
+    fn until(&mut self, phase: Phase) {
+        while self.facts.phase != phase {
+            let step = decide(&self.facts);
+            assert!(!matches!(step, Step::Stop(_) | Step::Over | Step::Wait(_)), "{step:?} at {self:?}");
+            for part in Self::parts(step) {
+                part(self, step);
+            }
+        }
+    }
+
     fn check(&self) {
         assert!(self.owners() <= 1, "two owners: {self:?}");
         let names = self.facts.directory.shard;
@@ -255,9 +266,7 @@ fn a_pause_holds_before_the_commit_only() {
     world.facts.wish = Wish::Pause;
     assert_eq!(decide(&world.facts), Step::Wait(Waiting::Paused));
     world.facts.wish = Wish::Run;
-    while !world.facts.phase.is_committed() {
-        world.run(1);
-    }
+    world.until(Phase::Committed);
     world.facts.wish = Wish::Pause;
     assert_eq!(decide(&world.facts), Step::OwnTarget);
 }
@@ -265,9 +274,7 @@ fn a_pause_holds_before_the_commit_only() {
 #[test]
 fn a_purge_waits_for_its_time() {
     let mut world = World::new();
-    while world.facts.phase != Phase::PurgePending {
-        world.run(1);
-    }
+    world.until(Phase::PurgePending);
     world.facts.purge_due = false;
     assert_eq!(decide(&world.facts), Step::Release);
     world.run(1);
@@ -277,9 +284,7 @@ fn a_purge_waits_for_its_time() {
 #[test]
 fn a_mover_without_lease_that_drains_during_the_abort_is_undone() {
     let mut world = World::new();
-    while world.facts.phase != Phase::Locked {
-        world.run(1);
-    }
+    world.until(Phase::Locked);
     world.facts.wish = Wish::Abort;
     world.run(1);
     assert_eq!(world.facts.phase, Phase::Aborting);
@@ -293,9 +298,7 @@ fn a_mover_without_lease_that_drains_during_the_abort_is_undone() {
 #[test]
 fn contradicting_rows_stop_the_move() {
     let mut lost = World::new();
-    while lost.facts.phase != Phase::Closed {
-        lost.run(1);
-    }
+    lost.until(Phase::Closed);
     lost.facts.target.as_mut().unwrap().state = OwnState::Owned;
     lost.facts.wish = Wish::Abort;
     assert_eq!(decide(&lost.facts), Step::Stop(Contradiction::LostCommit));
@@ -305,9 +308,7 @@ fn contradicting_rows_stop_the_move() {
     assert_eq!(decide(&stolen.facts), Step::Stop(Contradiction::Directory));
 
     let mut back = World::new();
-    while back.facts.phase != Phase::PurgePending {
-        back.run(1);
-    }
+    back.until(Phase::PurgePending);
     back.facts.directory.shard = SRC;
     assert_eq!(
         decide(&back.facts),

@@ -42,7 +42,8 @@ pub(crate) async fn point(_name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Passes the point `name`; `USHER_FAIL_POINT="name=kill|error|pause"` says what happens there.
+/// Passes the point `name`; `USHER_FAIL_POINT="name=kill|error|pause:FILE"` says what happens there. A pause blocks the
+/// thread, as SIGSTOP would, until the file exists.
 #[cfg(feature = "fail-points")]
 pub(crate) async fn point(name: &str) -> Result<()> {
     debug_assert!(POINTS.contains(&name), "{name} is not listed");
@@ -55,11 +56,14 @@ pub(crate) async fn point(name: &str) -> Result<()> {
             let _ = std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
             std::process::abort()
         }
-        "pause" => {
+        "error" => Err(crate::MoveError::FailPoint(name.to_owned())),
+        action => {
+            let file = std::path::Path::new(action.strip_prefix("pause:").unwrap_or_default());
             println!("paused at {name}");
-            std::future::pending::<()>().await;
+            while !file.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
             Ok(())
         }
-        _ => Err(crate::MoveError::FailPoint(name.to_owned())),
     }
 }
