@@ -18,12 +18,13 @@ pub(crate) async fn last_position(conn: &mut Conn, family: Family) -> mysql_asyn
     Ok(position.flatten().unwrap_or_default().replace(['\n', ' '], ""))
 }
 
-/// Settings of a session that reads and places rows bytewise.
+/// Settings of a session that reads and places rows bytewise. The short `wait_timeout` ends the open transaction of a
+/// mover that stands still, which the one that takes over may be waiting for.
 pub(crate) fn session_settings(family: Family) -> Vec<&'static str> {
     let mut settings = vec![
         "SET NAMES binary",
         "SET SESSION time_zone = '+00:00', sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', \
-         foreign_key_checks = 0, unique_checks = 1, wait_timeout = 3600, net_read_timeout = 600, \
+         foreign_key_checks = 0, unique_checks = 1, wait_timeout = 20, net_read_timeout = 600, \
          net_write_timeout = 600, innodb_lock_wait_timeout = 10, lock_wait_timeout = 30",
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     ];

@@ -176,7 +176,13 @@ impl Ground {
     }
 
     /// The user is whole on one shard, may write there, and nothing of it is left anywhere else.
-    pub(crate) async fn assert_whole(&self, key: &Key, shard: &str, rows: &BTreeMap<String, Vec<String>>, why: &str) {
+    pub(crate) async fn assert_whole(
+        &self,
+        key: &Key,
+        shard: &str,
+        rows: &BTreeMap<String, Vec<String>>,
+        why: &str,
+    ) {
         assert_eq!(self.rows_of(shard, key).await, *rows, "{why}: rows on {shard}");
         let other = self.other(shard);
         assert!(self.rows_of(other, key).await.values().all(Vec::is_empty), "{why}: rows left on {other}");
@@ -201,8 +207,10 @@ impl Ground {
         let mut open = 0;
         for shard in ["s1", "s2"] {
             let mut conn = self.writer(shard).await;
-            let count: Option<u64> =
-                conn.query_first("SELECT COUNT(*) FROM usher.move_progress WHERE status = 'open'").await.unwrap();
+            let count: Option<u64> = conn
+                .query_first("SELECT COUNT(*) FROM usher.move_progress WHERE status = 'open'")
+                .await
+                .unwrap();
             open += count.unwrap();
         }
         open
@@ -225,7 +233,8 @@ impl Ground {
     pub(crate) async fn killed_at(&self, id: MoveId, point: &str) {
         let child = self.child(id, &format!("{point}=kill"));
         let done = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        let output = tokio::time::timeout(Duration::from_secs(60), done).await.expect("the child ends").unwrap();
+        let output =
+            tokio::time::timeout(Duration::from_secs(60), done).await.expect("the child ends").unwrap();
         assert!(
             output.status.code().is_none(),
             "{point} was not met: {}{}",
@@ -262,7 +271,13 @@ fn shown_row(row: Row) -> String {
 }
 
 pub(crate) fn start(key: &Key, to: &str) -> StartMove {
-    StartMove { key: key.clone(), to: to.into(), mode: MoveMode::Locked, by: "test".into(), reason: "test".into() }
+    StartMove {
+        key: key.clone(),
+        to: to.into(),
+        mode: MoveMode::Locked,
+        by: "test".into(),
+        reason: "test".into(),
+    }
 }
 
 /// Name, whether its key is text, and definition.
@@ -295,9 +310,9 @@ pub(crate) fn tables(kind: Kind) -> Vec<(&'static str, bool, String)> {
                     ENGINE=InnoDB";
     let profile = "CREATE TABLE app.profile (user_id BIGINT NOT NULL PRIMARY KEY, bio TEXT) ENGINE=InnoDB";
     vec![
+        ("photos", false, photos.to_owned()),
         ("comments", false, comments.to_owned()),
         ("kinds", false, kinds),
-        ("photos", false, photos.to_owned()),
         ("profile", false, profile.to_owned()),
         ("tags", false, tags.to_owned()),
     ]
