@@ -20,11 +20,11 @@ const START_RETRY: Duration = Duration::from_millis(250);
 const START_TRIES: u32 = 40;
 
 /// A proxy that is ready to serve.
-pub struct Running {
+pub(crate) struct Running {
     /// What its sessions share.
-    pub shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// Its directory.
-    pub directory: Arc<Directory>,
+    pub(crate) directory: Arc<Directory>,
     participant: Participant,
     listener: Listener,
 }
@@ -33,7 +33,7 @@ pub struct Running {
 ///
 /// # Errors
 /// Whatever keeps the proxy from serving.
-pub async fn start(config: &Config, registry: &mut Registry) -> Result<Running> {
+pub(crate) async fn start(config: &Config, registry: &mut Registry) -> Result<Running> {
     let proxy = config.proxy.as_ref().context("the configuration has no [proxy] section")?;
     let listener = Listener::bind(proxy.listen)?;
     let key = tokio::task::spawn_blocking(|| ServerKey::generate(ServerKey::BITS)).await??;
@@ -62,32 +62,40 @@ impl Running {
     ///
     /// # Errors
     /// Another process has registered as this proxy.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
+    pub(crate) async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
         let (stopping, stopped) = watch::channel(false);
-        let clients = usher_session::serve(self.listener, Arc::clone(&self.shared), stopped);
-        let (done, all_done) = tokio::sync::oneshot::channel::<()>();
-        let served = async {
-            tokio::pin!(stop);
-            tokio::pin!(clients);
-            tokio::select! {
-                () = &mut stop => {}
-                () = &mut clients => {}
-            }
-            stopping.send_replace(true);
-            clients.await;
+        let (gone, all_gone) = watch::channel(false);
+        let clients = async {
+            usher_session::serve(self.listener, Arc::clone(&self.shared), stopped).await;
             // The participant works on until the last client has gone: barriers rely on it.
-            let _ = done.send(());
+            gone.send_replace(true);
         };
-        let polled = self.participant.run(async {
-            let _ = all_done.await;
-        });
-        let (polled, ()) = tokio::join!(polled, served);
+        let acknowledging = async {
+            let outcome = self.participant.run(turned(all_gone)).await;
+            // Ended early: another process has this proxy's name, and no client may be served any more.
+            stopping.send_replace(true);
+            outcome
+        };
+        let told = async {
+            stop.await;
+            stopping.send_replace(true);
+            std::future::pending::<()>().await;
+        };
+        let polled = tokio::select! {
+            (polled, ()) = async { tokio::join!(acknowledging, clients) } => polled,
+            () = told => return Ok(()),
+        };
         polled?;
         if let Err(error) = self.participant.leave().await {
             tracing::warn!(%error, "could not sign off; barriers will revoke this proxy once it is silent");
         }
         Ok(())
     }
+}
+
+/// Ends once it is true, or can't become so any more.
+async fn turned(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|is| *is).await;
 }
 
 fn setup(
