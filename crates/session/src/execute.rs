@@ -219,6 +219,7 @@ impl Session {
                     self.relocate(order).await?;
                 }
                 Verdict::Go(fence) => {
+                    self.entered = true;
                     InFlight::enter(&self.slot, shard.id, order.key, state.version);
                     let current = Arc::ptr_eq(&state, &self.shared.directory.state());
                     if current && self.is_still_there(&state, order) {
@@ -433,17 +434,6 @@ impl Session {
             }
         };
         self.shared.metrics.to_writer.inc();
-        if outcome.error.is_some() && open {
-            // A deadlock rolls the transaction back, other errors do not: the server knows.
-            if bound.lent.command(COM_PING, &[]).await.is_err() {
-                bound.lent.discard();
-            }
-        }
-        if bound.lent.is_discarded() {
-            self.end_transaction();
-            self.send_tail(outcome.tail).await?;
-            return Ok(Answered { failed: true, seq: outcome.seq });
-        }
         self.finish_bound(bound, outcome, &order).await
     }
 
@@ -512,6 +502,7 @@ impl Session {
             self.admit(order, &mut hold).await?;
             return Ok(order.place.shard == bound.shard);
         }
+        self.entered = true;
         InFlight::enter(&self.slot, shard.id, order.key, state.version);
         let Some((key, moving)) = order.key.and_then(|key| Some((key, state.moving.get(key)?))) else {
             return Ok(true);
@@ -613,6 +604,15 @@ impl Session {
         let plan = order.plan;
         let failed = outcome.error.is_some();
         let writes = order.writes();
+        if failed && bound.lent.status.has(Status::IN_TRANS) {
+            // A deadlock rolls the transaction back, other errors do not: the server knows.
+            if bound.lent.command(COM_PING, &[]).await.is_err() {
+                bound.lent.discard();
+                self.end_transaction();
+                self.send_tail(outcome.tail).await?;
+                return Ok(Answered { failed, seq: outcome.seq });
+            }
+        }
         if writes {
             bound.lent.last_insert_id = None;
         }
@@ -631,7 +631,7 @@ impl Session {
         let open = bound.lent.status.has(Status::IN_TRANS);
         if open {
             self.transaction = Transaction::Open(bound.shard);
-        } else if writes || self.transaction != Transaction::None || !self.written.is_empty() {
+        } else if self.entered || self.transaction != Transaction::None {
             self.close_transaction(bound.shard, &outcome, failed);
         }
         let ask_id = !failed && self.asks_for_id(order, &outcome);

@@ -156,6 +156,8 @@ pub(crate) struct Session {
     pub(crate) statements: HashMap<u32, Box<Prepared>>,
     pub(crate) next_statement: u32,
     pub(crate) slot: Arc<Slot>,
+    /// The slot shows a write, or the transaction, as under way.
+    pub(crate) entered: bool,
     pub(crate) literals: Vec<Literal>,
     /// Spreads reads over replicas.
     pub(crate) turn: usize,
@@ -194,6 +196,7 @@ impl Session {
             statements: HashMap::new(),
             next_statement: 1,
             slot,
+            entered: false,
             literals: Vec::new(),
             turn,
             last_active: Instant::now(),
@@ -402,6 +405,7 @@ impl Session {
     pub(crate) fn end_transaction(&mut self) {
         self.transaction = Transaction::None;
         self.written.clear();
+        self.entered = false;
         self.shared.in_flight.leave(&self.slot);
     }
 
