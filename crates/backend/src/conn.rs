@@ -28,6 +28,20 @@ const BUFFER: usize = 16 << 10;
 /// What the buffer grows to while a long answer passes.
 const BUFFER_LONG: usize = 64 << 10;
 
+/// What MySQL is to report of. With `*` it would tell of `statement_id` after each statement.
+const MYSQL_TRACKED: &str = "autocommit,big_tables,character_set_client,character_set_connection,\
+    character_set_results,collation_connection,cte_max_recursion_depth,default_storage_engine,\
+    default_tmp_storage_engine,default_week_format,div_precision_increment,eq_range_index_dive_limit,\
+    explicit_defaults_for_timestamp,foreign_key_checks,group_concat_max_len,information_schema_stats_expiry,\
+    innodb_lock_wait_timeout,innodb_strict_mode,interactive_timeout,join_buffer_size,lc_messages,lc_time_names,\
+    lock_wait_timeout,low_priority_updates,max_error_count,max_execution_time,max_heap_table_size,max_join_size,\
+    max_length_for_sort_data,max_sort_length,min_examined_row_limit,net_read_timeout,net_write_timeout,\
+    optimizer_prune_level,optimizer_search_depth,optimizer_switch,range_optimizer_max_mem_size,\
+    read_buffer_size,read_rnd_buffer_size,sort_buffer_size,sql_auto_is_null,sql_big_selects,\
+    sql_buffer_result,sql_mode,sql_notes,sql_quote_show_create,sql_require_primary_key,sql_safe_updates,\
+    sql_select_limit,sql_warnings,time_zone,tmp_table_size,transaction_isolation,transaction_read_only,\
+    unique_checks,updatable_views_with_limit,wait_timeout,windowing_use_high_precision";
+
 /// The answer to a statement of our own.
 #[derive(Debug, Clone, Default)]
 pub struct Reply {
@@ -223,13 +237,14 @@ impl Conn {
 
     /// Has the server report what sessions change, so that it need not be guessed from statements.
     async fn prepare_session(&mut self) -> Result<(), Fault> {
-        let maria = self.version.contains("MariaDB");
-        let statement = if maria {
-            "SET session_track_schema=ON, session_track_state_change=OFF, session_track_system_variables='*'"
-        } else {
-            "SET session_track_schema=ON, session_track_state_change=OFF, session_track_system_variables='*', \
-             session_track_gtids=OWN_GTID"
+        let (variables, gtids) = match self.is_mariadb() {
+            true => ("*", ""),
+            false => (MYSQL_TRACKED, ", session_track_gtids=OWN_GTID"),
         };
+        let statement = format!(
+            "SET session_track_schema=ON, session_track_state_change=OFF, \
+             session_track_system_variables='{variables}'{gtids}"
+        );
         let reply = self.query(statement.as_bytes()).await?;
         match &reply.error {
             None => Ok(()),

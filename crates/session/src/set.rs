@@ -29,6 +29,7 @@ const NOT_SETTINGS: &[&str] = &[
     "gtid_seq_no",
     "gtid_domain_id",
     "server_id",
+    "statement_id",
 ];
 
 /// Variables that a client must not set: they would hide writes from copies or from usher itself.
