@@ -39,9 +39,7 @@ pub struct Pair {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// The global master.
-    #[error(
-        "flips of the global master are not supported yet; its pair is changed by hand (docs/operations.md)"
-    )]
+    #[error("flips of the global master are not supported yet")]
     Global,
     /// There is no other member.
     #[error("it has no second member to flip to")]
@@ -163,7 +161,8 @@ mod tests {
     #[test]
     fn each_condition_is_named() {
         check(&sound()).unwrap();
-        let cases: [(&str, fn(&mut Pair)); 9] = [
+        type Spoil = fn(&mut Pair);
+        let cases: [(&str, Spoil); 9] = [
             ("a planned flip needs it", |p| p.writer.down = Some("refused".into())),
             ("standby s12 does not answer", |p| p.standby.down = Some("refused".into())),
             ("starts from rw", |p| p.state = ShardState::Ro),

@@ -66,9 +66,30 @@ impl Flips {
         if found.writer == target.id {
             return Ok(FlipReport::already(&found, &target));
         }
-        let mut runner = Runner::new(self, found, &target, by, on_progress);
+        let mut runner = Runner::new(self, found.clone(), &target, by, &mut *on_progress);
         runner.prepare(&state).await?;
-        runner.go().await
+        let stopped = match runner.go().await {
+            Err(Error::Stopped { reason, .. }) => reason,
+            outcome => return outcome,
+        };
+        // A lost session, a restarted server: what one run can't do with what it holds, a fresh one may.
+        let resumed = self.resume_own(&found, by, on_progress).await?;
+        if resumed.outcome == Outcome::Undone {
+            return Err(Error::Undone { shard: found.name, writer: resumed.to, reason: stopped });
+        }
+        Ok(resumed)
+    }
+
+    /// Resumes what this process has just let go; its sessions may take a moment to be gone.
+    async fn resume_own(&self, shard: &Shard, by: &str, on_progress: OnProgress<'_>) -> Result<FlipReport> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match self.resume_shard(shard, by, &mut *on_progress).await {
+                Err(Error::Taken { .. }) if tried < TRIES => tokio::time::sleep(AGAIN).await,
+                outcome => return outcome,
+            }
+        }
     }
 
     pub(crate) async fn row(&self, shard: ShardId) -> Result<FlipRow> {
@@ -289,7 +310,6 @@ impl<'a> Runner<'a> {
     async fn failed(&mut self, step: Step, reason: String) -> Result<()> {
         tracing::warn!(shard = self.shard.name, step = step.to_string(), reason, "a step of a flip failed");
         match step {
-            Step::Announce => Err(self.stopped(&step.to_string(), &reason)),
             Step::Commit => {
                 // The commit may still be under way somewhere: only an epoch raised before undoing stops it.
                 let flip = Flip { to: self.plan.new, by: self.me.clone() };
@@ -300,7 +320,13 @@ impl<'a> Runner<'a> {
                 }
                 Ok(())
             }
-            Step::Drain | Step::Close | Step::EndSessions | Step::Position | Step::CatchUp => {
+            // An announcement whose outcome is unknown too: the row read next tells whether it is to be undone.
+            Step::Announce
+            | Step::Drain
+            | Step::Close
+            | Step::EndSessions
+            | Step::Position
+            | Step::CatchUp => {
                 self.run.failure = Some(reason);
                 Ok(())
             }
