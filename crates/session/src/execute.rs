@@ -34,6 +34,8 @@ const ADMIT_ATTEMPTS: usize = 8;
 pub(crate) enum Body<'a> {
     /// Whole packets of COM_QUERY.
     Text(&'a [u8]),
+    /// A packet of COM_FIELD_LIST.
+    FieldList(&'a [u8]),
     /// A COM_STMT_EXECUTE packet, into which the server's statement id is put.
     Execute {
         /// The text to prepare where it is not prepared yet, and its hash.
@@ -146,8 +148,10 @@ impl Session {
         if !self.autocommit {
             self.settings = self.settings.edit().unset("autocommit").build();
         }
+        self.aside = Some(self.status());
         let in_transaction = std::mem::replace(&mut self.transaction, Transaction::None);
         let served = self.run_read(&mut order, turn).await;
+        self.aside = None;
         self.transaction = in_transaction;
         self.settings = own;
         served
@@ -563,7 +567,7 @@ impl Session {
             lent.last_insert_id = Some(self.last_insert_id);
         }
         match &mut order.body {
-            Body::Text(packets) => lent.send(packets).await.map_err(unsent)?,
+            Body::Text(packets) | Body::FieldList(packets) => lent.send(packets).await.map_err(unsent)?,
             Body::Execute { text, hash, packet } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let id = match prepared_id(lent, text, *hash, max).await {
@@ -577,7 +581,8 @@ impl Session {
                 lent.send(packet).await.map_err(unsent)?;
             }
         }
-        let outcome = self.relay(lent, turn, watch).await?;
+        let kind = if matches!(order.body, Body::FieldList(_)) { Kind::FieldList } else { Kind::Query };
+        let outcome = self.relay(lent, kind, turn, watch).await?;
         if let (Some(UNKNOWN_STATEMENT), Body::Execute { hash, .. }) = (outcome.error, &order.body) {
             lent.forget_statement(*hash);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target, find_calls};
 use usher_topology::{Key, ShardId};
-use usher_wire::command::{COM_QUERY, strip_attributes};
+use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, strip_attributes};
 use usher_wire::frame::write_packet;
 use usher_wire::result::Value;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
@@ -178,6 +178,22 @@ impl Session {
         let place = Place { shard: ShardId::GLOBAL, from_writer: true };
         let body = Body::Text(statement.packets);
         self.run(Order { plan, place, key: None, body, insert_id: None, writer_hint: false }, turn).await
+    }
+
+    /// COM_FIELD_LIST: the global master has every table, if only its shape.
+    pub(crate) async fn field_list(&mut self, table: &[u8], wildcard: &[u8], turn: Turn) -> Served {
+        let mut out = Vec::new();
+        write_packet(&mut out, &mut 0, |out| {
+            out.push(COM_FIELD_LIST);
+            out.extend_from_slice(table);
+            out.push(0);
+            out.extend_from_slice(wildcard);
+        });
+        let plan = usher_sql::plan(b"SHOW COLUMNS FROM t", None, self.mode, &usher_sql::Catalog::default());
+        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let body = Body::FieldList(&out);
+        let order = Order { plan: &plan, place, key: None, body, insert_id: None, writer_hint: false };
+        self.run_aside(order, turn).await
     }
 
     /// The kinds that are not relayed as they are.

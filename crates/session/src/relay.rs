@@ -65,10 +65,11 @@ impl Session {
     pub(crate) async fn relay(
         &mut self,
         lent: &mut Lent,
+        kind: Kind,
         turn: Turn,
         watch: Watch<'_>,
     ) -> Result<Outcome, Broken> {
-        let mut relay = Relay::with_seq(Kind::Query, self.form(), 1, turn.seq);
+        let mut relay = Relay::with_seq(kind, self.form(), 1, turn.seq);
         let mut outcome = Outcome::default();
         let mut forwarded = false;
         loop {
@@ -80,7 +81,7 @@ impl Session {
                 Progress::More => self.more(lent, &mut relay, &mut forwarded).await,
                 Progress::Ok(end) => {
                     self.learn(lent, &end, &mut outcome);
-                    let edit = edit(turn, watch, &end);
+                    let edit = edit(turn, watch, self.aside, &end);
                     relay
                         .pass_ok(&mut lent.buf, &edit)
                         .map_err(|error| server(error.into(), forwarded, &relay))
@@ -166,10 +167,19 @@ fn server(fault: Fault, forwarded: bool, relay: &Relay) -> Broken {
     Broken::Server { fault, forwarded, seq: relay.is_between_packets().then(|| relay.client_seq()) }
 }
 
-fn edit<'a>(turn: Turn, watch: Watch<'_>, end: &OkEnd) -> OkEdit<'a> {
+fn edit<'a>(turn: Turn, watch: Watch<'_>, aside: Option<Status>, end: &OkEnd) -> OkEdit<'a> {
     let mut edit = OkEdit::default();
+    if let Some(status) = aside {
+        let of_transactions = Status::IN_TRANS.with(Status::AUTOCOMMIT);
+        let shown = Status(end.status.0 & of_transactions.0);
+        let wanted = Status(status.0 & of_transactions.0);
+        if shown != wanted {
+            edit.clear_status = of_transactions;
+            edit.set_status = wanted;
+        }
+    }
     if turn.more {
-        edit.set_status = Status::MORE_RESULTS;
+        edit.set_status = edit.set_status.with(Status::MORE_RESULTS);
     }
     if watch.hide_transaction {
         edit.clear_status = Status::IN_TRANS;

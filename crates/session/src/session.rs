@@ -151,6 +151,8 @@ pub(crate) struct Session {
     pub(crate) bound: Vec<Bound>,
     /// The connection of the last statement, kept while its warnings may be asked for.
     pub(crate) kept: Option<Bound>,
+    /// What the client is to be told of its transaction while a statement runs beside it.
+    pub(crate) aside: Option<Status>,
     pub(crate) last_insert_id: u64,
     pub(crate) row_count: i64,
     pub(crate) statements: HashMap<u32, Box<Prepared>>,
@@ -191,6 +193,7 @@ impl Session {
             written: Vec::new(),
             bound: Vec::new(),
             kept: None,
+            aside: None,
             last_insert_id: 0,
             row_count: 0,
             statements: HashMap::new(),
@@ -367,7 +370,7 @@ impl Session {
             Command::Statistics => self.answer_statistics(turn).await,
             Command::SetOption(_) => self.answer_end(turn).await,
             Command::Unknown(byte) => Err(unsupported_command(byte)),
-            Command::FieldList { .. } => Err(unsupported_command(0x04)),
+            Command::FieldList { table, wildcard } => self.field_list(table, wildcard, turn).await,
             Command::Refresh(_) => Err(unsupported_command(0x07)),
             Command::ProcessInfo => Err(unsupported_command(0x0a)),
             Command::ProcessKill(_) => Err(unsupported_command(0x0c)),
