@@ -1,2 +1,52 @@
-//! placeholder
-fn main() {}
+//! Chores of the project: the demo, the tests, the checks and the benchmark. Never part of what is shipped.
+
+mod apt;
+mod bench;
+mod ci;
+mod demo;
+mod leftovers;
+mod playground;
+mod shell;
+mod table;
+mod test;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Chores of the project")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Real servers, a site under load, users moved, a writer flipped, and the proof that nothing was lost
+    Demo(demo::Options),
+    /// All tests of the workspace; installs the servers that they need
+    Test,
+    /// Format, arrows between crates, lints and docs
+    Ci,
+    /// Measure the proxy against HAProxy and no proxy at all
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test => test::run(),
+        Command::Ci => ci::run(),
+        Command::Bench(options) => bench::run(&options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What a machine can judge without running the product.
+
+use anyhow::Result;
+
+use crate::{
+    shell::{cargo, passes, say},
+    tree,
+};
+
+/// Runs every check even where one has failed.
+pub(crate) fn run() -> Result<bool> {
+    let format = passes(&mut cargo(&["fmt", "--all", "--check"])?)?;
+    let arrows = tree::check()?;
+    let lints = passes(&mut cargo(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ])?)?;
+    let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--locked"])?;
+    let docs = passes(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    for (name, good) in [("format", format), ("arrows", arrows), ("lints", lints), ("docs", docs)] {
+        say(&format!("{name:<8} {}", if good { "ok" } else { "FAILED" }));
+    }
+    Ok(format && arrows && lints && docs)
+}
