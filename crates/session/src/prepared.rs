@@ -294,7 +294,11 @@ impl Session {
             None => raw,
         };
         let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet };
-        self.run_execute(&plan, key, body, insert, turn).await
+        let served = self.run_execute(&plan, key, body, insert, turn).await;
+        if let Some(packet) = rewritten {
+            buffers::give_back(packet);
+        }
+        served
     }
 
     async fn run_execute(
@@ -376,7 +380,7 @@ fn with_long<'a>(param: Param<'a>, n: usize, long: &'a [(u16, Vec<u8>)]) -> Para
     }
 }
 
-/// The packet for servers: ids put in, data that came ahead put in place.
+/// The packet for servers, in a buffer of the free list: ids put in, types and data that came ahead put in place.
 fn rewrite(
     execute: &Execute<'_>,
     prepared: &Prepared,
@@ -397,7 +401,7 @@ fn rewrite(
             id += 1;
         }
     }
-    let mut out = Vec::new();
+    let mut out = buffers::take();
     let long: Vec<(u16, &[u8])> = prepared.long.iter().map(|(n, bytes)| (*n, bytes.as_slice())).collect();
     let inserted: Vec<(u16, Param<'_>)> =
         prepared.added.iter().copied().zip(added.into_iter().map(Param::UInt)).collect();

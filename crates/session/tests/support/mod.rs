@@ -1,0 +1,122 @@
+//! A proxy in this process, in front of real servers in a folder of its own.
+
+pub(crate) mod client;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+use usher_backend::{Account, BackendMetrics};
+use usher_config::Config;
+use usher_directory::{Directory, Global, Metrics, Participant, Registration};
+use usher_playground::{Endpoints, Options, Playground};
+use usher_session::{Accounts, Listener, SessionHooks, SessionMetrics, Setup, Shared};
+use usher_wire::auth::ServerKey;
+
+/// Servers in a folder; when dropped, they are stopped and the folder is removed.
+pub(crate) struct Servers {
+    dir: PathBuf,
+    pub(crate) endpoints: Endpoints,
+}
+
+impl Servers {
+    /// A global pair and one shard without replicas.
+    pub(crate) async fn up(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let options = Options { shards: 1, replicas: 0, proxy: false, ..Options::new(&dir) };
+        match Playground::up(options).await {
+            Ok(endpoints) => Self { dir, endpoints },
+            Err(error) => {
+                let _ = Playground::down(&dir).await;
+                panic!("{error}");
+            }
+        }
+    }
+
+    /// The settings that the playground wrote for its proxy, without TLS towards clients.
+    pub(crate) fn config(&self) -> Config {
+        let mut config = usher_config::load(&self.dir.join("usher.toml")).unwrap();
+        if let Some(proxy) = &mut config.proxy {
+            (proxy.tls_cert, proxy.tls_key) = (None, None);
+        }
+        config
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let dir = self.dir.clone();
+        // A thread, since a runtime cannot be entered from within another one.
+        let stopped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(Playground::down(&dir)).map_err(|error| error.to_string())
+        });
+        let stopped = stopped.join().unwrap();
+        let _ = std::fs::remove_dir_all(&self.dir);
+        if !std::thread::panicking() {
+            stopped.unwrap();
+        }
+    }
+}
+
+/// A proxy that serves until it is told to stop.
+pub(crate) struct Proxy {
+    stop: watch::Sender<bool>,
+    done: oneshot::Receiver<()>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(config: &Config) -> Self {
+        let proxy = config.proxy.as_ref().unwrap();
+        let listener = Listener::bind(proxy.listen).unwrap();
+        let key =
+            tokio::task::spawn_blocking(|| ServerKey::generate(ServerKey::BITS)).await.unwrap().unwrap();
+        let global = Global::new(&config.global, &config.backend_tls, &config.limits);
+        let directory = Directory::new(global, &config.memcached, &config.limits, Metrics::default());
+        let setup = Setup {
+            limits: config.limits.clone(),
+            accounts: Accounts::new(&config.users),
+            backend: Account {
+                user: proxy.backend_user.clone(),
+                password: proxy.backend_password.clone(),
+                tls: None,
+                tls_optional: true,
+            },
+            tls: None,
+            key: Arc::new(key),
+            server_version: "10.11.0-MariaDB".to_owned(),
+            number: proxy.number,
+            metrics: SessionMetrics::default(),
+            backend_metrics: BackendMetrics::default(),
+        };
+        let shared = Shared::new(setup, Arc::clone(&directory));
+        let who = Registration {
+            proxy_id: proxy.id.clone(),
+            boot_id: u64::from(std::process::id()),
+            account: proxy.backend_user.clone(),
+            http_address: None,
+        };
+        let hooks = Arc::new(SessionHooks(Arc::clone(&shared)));
+        let participant = Participant::register(directory, who, hooks).await.unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let (tell, done) = oneshot::channel();
+        tokio::spawn(async move {
+            let (ended, all_ended) = oneshot::channel::<()>();
+            let served = async {
+                usher_session::serve(listener, shared, stopped).await;
+                let _ = ended.send(());
+            };
+            let polled = participant.run(async { drop(all_ended.await) });
+            tokio::join!(polled, served).0.unwrap();
+            // The servers may be gone already, if the test has failed.
+            let _ = participant.leave().await;
+            let _ = tell.send(());
+        });
+        Self { stop, done }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        self.done.await.unwrap();
+    }
+}
