@@ -110,9 +110,17 @@ impl Runner {
         if on_servers && !self.holds(world) {
             return false;
         }
-        let same = *seen == world.row;
+        // The conditions of the real statements, by the row as it is, not as it was seen.
+        let row = world.row.clone();
+        let announce = row.state == ShardState::Rw && row.epoch == self.plan.epoch;
+        let commit = row.state == ShardState::Switching
+            && row.epoch == self.plan.epoch
+            && row.flip_to == Some(self.plan.new)
+            && row.flip_by.as_deref() == Some(&self.me);
+        let ended = u64::from(step == Step::Release);
+        let end = row.state == ShardState::Switching && row.epoch.0 == self.plan.epoch.0 + ended;
         match step {
-            Step::Announce if same => {
+            Step::Announce if announce => {
                 world.row.state = ShardState::Switching;
                 world.row.flip_to = Some(self.plan.new);
                 world.row.flip_by = Some(self.me.clone());
@@ -130,7 +138,7 @@ impl Runner {
                 self.run.caught_up =
                     world.written[new] >= self.run.position.as_ref().unwrap().parse().unwrap();
             }
-            Step::Commit if same => {
+            Step::Commit if commit => {
                 world.row.writer = self.plan.new;
                 world.row.epoch = Epoch(self.plan.epoch.0 + 1);
             }
@@ -142,7 +150,7 @@ impl Runner {
                 world.writable[old] = true;
                 self.run.reopened = true;
             }
-            Step::Release | Step::Revert if same => {
+            Step::Release | Step::Revert if end => {
                 world.row.state = ShardState::Rw;
                 world.row.flip_to = None;
                 world.row.flip_by = None;
@@ -210,4 +218,45 @@ fn a_crash_anywhere_twice_is_resumed_and_sleepers_do_no_harm() {
             }
         }
     }
+}
+
+/// The commit is sent, its answer does not come, and the statement is executed after so many more steps of the run.
+fn commit_executed_late(raises: bool, delay: usize) -> World {
+    let mut world = World::new();
+    let mut runner = Runner::starting(&mut world, 1);
+    while decide(&runner.me, &runner.plan, &world.row, &runner.run) != Step::Commit {
+        runner.go(&mut world, 1);
+    }
+    let sent = runner.plan.epoch;
+    // As the engine does on an error of unknown outcome.
+    if raises {
+        world.row.epoch = Epoch(world.row.epoch.0 + 1);
+        runner.plan.epoch = world.row.epoch;
+    }
+    runner.run.failure = Some("no answer".to_owned());
+    runner.go(&mut world, delay);
+    if world.row.state == ShardState::Switching && world.row.epoch == sent {
+        world.row.writer = B;
+        world.row.epoch = Epoch(sent.0 + 1);
+    }
+    runner.go(&mut world, ENOUGH);
+    if let Some(mut next) = Runner::taking_over(&mut world, 2) {
+        next.go(&mut world, ENOUGH);
+    }
+    world
+}
+
+#[test]
+fn a_commit_of_unknown_outcome_does_no_harm() {
+    for delay in 0..4 {
+        let world = commit_executed_late(true, delay);
+        world.check_end();
+        assert_eq!(world.row.writer, A);
+    }
+}
+
+#[test]
+fn without_the_raised_epoch_it_would() {
+    let harm = (0..4).any(|delay| std::panic::catch_unwind(|| commit_executed_late(false, delay)).is_err());
+    assert!(harm, "the model does not see what the raise is for");
 }
