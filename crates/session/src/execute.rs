@@ -231,6 +231,13 @@ impl Session {
                         return Ok(Admission { writer, shard, fence, version: state.version, era });
                     }
                     self.shared.in_flight.leave(&self.slot);
+                    if current && order.key.is_some_and(|key| state.moving.get(key).is_some()) {
+                        // The directory already says the target and the state still the source: the move has just
+                        // been committed, and the next state says so.
+                        let why =
+                            Failure::new(ErrorId::HoldExpired).note("the user's move is being committed");
+                        hold.wait_newer(state.version, &why).await?;
+                    }
                     self.relocate(order).await?;
                 }
             }
