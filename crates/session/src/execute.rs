@@ -226,19 +226,21 @@ impl Session {
                     self.entered = true;
                     InFlight::enter(&self.slot, shard.id, order.key, state.version);
                     let current = Arc::ptr_eq(&state, &self.shared.directory.state());
-                    if current && self.is_still_there(&state, order) {
+                    let there = current && self.is_still_there(&state, order).await?;
+                    if there && Arc::ptr_eq(&state, &self.shared.directory.state()) {
                         let (writer, shard) = (shard.writer, shard.id);
                         return Ok(Admission { writer, shard, fence, version: state.version, era });
                     }
                     self.shared.in_flight.leave(&self.slot);
-                    if current && order.key.is_some_and(|key| state.moving.get(key).is_some()) {
+                    self.relocate(order).await?;
+                    let moving = order.key.and_then(|key| state.moving.get(key));
+                    if current && moving.is_some_and(|moving| moving.located.shard != order.place.shard) {
                         // The directory already says the target and the state still the source: the move has just
                         // been committed, and the next state says so.
                         let why =
                             Failure::new(ErrorId::HoldExpired).note("the user's move is being committed");
                         hold.wait_newer(state.version, &why).await?;
                     }
-                    self.relocate(order).await?;
                 }
             }
         }
@@ -248,13 +250,17 @@ impl Session {
             .into())
     }
 
-    fn is_still_there(&self, state: &State, order: &Order<'_>) -> bool {
-        let Some(key) = order.key else { return true };
+    /// Whether the user lives where the statement is about to go, by the state that lets it go.
+    async fn is_still_there(&self, state: &State, order: &Order<'_>) -> Result<bool, Stop> {
+        let Some(key) = order.key.filter(|_| !order.place.shard.is_global()) else { return Ok(true) };
         if let Some(moving) = state.moving.get(key) {
-            return moving.located.shard == order.place.shard;
+            return Ok(moving.located.shard == order.place.shard);
         }
-        matches!(self.shared.directory.cached(key), Some(Some(located)) if located.shard == order.place.shard)
-            || order.place.shard.is_global()
+        let located = match self.shared.directory.cached(key) {
+            Some(located) => located,
+            None => self.locate(key).await?,
+        };
+        Ok(located.is_some_and(|located| located.shard == order.place.shard))
     }
 
     async fn relocate(&mut self, order: &mut Order<'_>) -> Result<(), Stop> {
