@@ -4,6 +4,7 @@
 
 mod answer;
 mod auth;
+pub mod console;
 mod listen;
 mod moves;
 mod pages;

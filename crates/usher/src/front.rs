@@ -6,6 +6,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use usher_admin::Admin;
+use usher_admin::console::Desk;
 use usher_config::Config;
 use usher_failover::Flips;
 use usher_mover::Mover;
@@ -19,11 +20,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let stop = service::stop_signal()?;
     // Bound before anything is asked of servers, served once the proxy is ready.
     let http = service::bind_http(settings.http_listen).await?;
+    let console = service::bind_console(settings.admin_listen, &config.http).await?;
     let mut registry = Registry::default();
     let running = tokio::select! {
         running = proxy::start(&config, &mut registry) => running?,
         () = service::stopped(stop.clone()) => return Ok(()),
     };
+    let registry = Arc::new(registry);
+    service::serve_console(console, desk(&config, &settings.id, &running, &registry), stop.clone());
     let http =
         service::serve_http(http, admin(&config, &settings.id, &running, registry, &stop), stop.clone());
     tracing::info!(id = settings.id, address = %settings.listen, "proxy");
@@ -35,11 +39,22 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn desk(config: &Config, id: &str, running: &Running, registry: &Arc<Registry>) -> Desk {
+    Desk {
+        shared: Arc::clone(&running.shared),
+        directory: Arc::clone(&running.directory),
+        limits: config.limits.clone(),
+        registry: Arc::clone(registry),
+        token: config.http.token.clone().unwrap_or_default(),
+        name: id.to_owned(),
+    }
+}
+
 fn admin(
     config: &Config,
     id: &str,
     running: &Running,
-    registry: Registry,
+    registry: Arc<Registry>,
     stop: &watch::Receiver<bool>,
 ) -> Admin {
     let (ready, stop) = (Arc::clone(&running.shared), stop.clone());
@@ -49,7 +64,7 @@ fn admin(
         flips: Flips::new(global.clone(), config.limits.clone()),
         mover: Mover::new(Arc::clone(&running.directory), config.limits.clone(), format!("{id} (proxy)")),
         global,
-        registry: Arc::new(registry),
+        registry,
         http: config.http.clone(),
         serving: Arc::new(move || match (ready.is_ready(), *stop.borrow()) {
             (_, true) => Err("stopping".to_owned()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
+use usher_admin::console::{Console, Desk};
 use usher_admin::{Admin, Served};
 
 /// Runs on a runtime of so many threads; 0 takes one for each core.
@@ -80,6 +81,29 @@ pub(crate) fn serve_http(
             tracing::error!(%error, "HTTP has ended");
         }
     }))
+}
+
+/// Binds the admin console's address, if one is set and there is a password for it.
+pub(crate) async fn bind_console(
+    address: Option<SocketAddr>,
+    http: &usher_config::Http,
+) -> anyhow::Result<Option<Console>> {
+    let has_token = http.token.as_ref().is_some_and(|token| !token.is_empty());
+    match address {
+        Some(address) if has_token => Ok(Some(Console::bind(address).await?)),
+        Some(_) => {
+            tracing::warn!("proxy.admin_listen is set but http.token is not: the admin console is off");
+            Ok(None)
+        }
+        None => Ok(None),
+    }
+}
+
+/// Serves the admin console in the background until `stop`.
+pub(crate) fn serve_console(bound: Option<Console>, desk: Desk, stop: watch::Receiver<bool>) {
+    if let Some(console) = bound {
+        tokio::spawn(console.serve(Arc::new(desk), stopped(stop)));
+    }
 }
 
 /// A number that tells this process from others of the same name.
