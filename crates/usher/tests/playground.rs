@@ -42,15 +42,19 @@ impl Playground {
     }
 
     async fn client(&self) -> Conn {
+        self.conn("proxy").await
+    }
+
+    async fn conn(&self, door: &str) -> Conn {
         let text = std::fs::read_to_string(self.0.join("endpoints.json")).unwrap();
         let endpoints: Value = serde_json::from_str(&text).unwrap();
-        let text = |name: &str| endpoints["proxy"][name].as_str().unwrap().to_owned();
+        let text = |name: &str| endpoints[door][name].as_str().unwrap().to_owned();
         let opts = OptsBuilder::default()
             .ip_or_hostname(text("host"))
-            .tcp_port(u16::try_from(endpoints["proxy"]["port"].as_u64().unwrap()).unwrap())
+            .tcp_port(u16::try_from(endpoints[door]["port"].as_u64().unwrap()).unwrap())
             .user(Some(text("user")))
             .pass(Some(text("password")))
-            .db_name(Some(text("database")))
+            .db_name(endpoints[door]["database"].as_str())
             .prefer_socket(false);
         Conn::new(opts).await.unwrap()
     }
@@ -80,6 +84,7 @@ async fn a_day_in_the_life() {
     client.query_drop("INSERT INTO notes (user_id, text) VALUES (623, 'one'), (623, 'two')").await.unwrap();
 
     look_around(&pg);
+    ask_the_console(&pg, &mut client).await;
     flip_under_writes(&pg).await;
     move_there_and_back(&pg, &mut client).await;
     interrupted_controller(&pg);
@@ -108,6 +113,59 @@ fn look_around(pg: &Playground) {
     let (code, out, error) = pg.usher(&["explain", "SELECT * FROM notes WHERE user_id = 623"]);
     assert_eq!(code, 0, "{error}");
     assert!(out.contains("623"), "{out}");
+}
+
+async fn ask_the_console(pg: &Playground, client: &mut Conn) {
+    let texts: Vec<String> = client.query("SELECT text FROM notes WHERE user_id = 623").await.unwrap();
+    assert_eq!(texts.len(), 2, "so this proxy knows user 623");
+    let home = pg.json(&["user", "where", "623"])["shard"].as_str().unwrap().to_owned();
+    let mut console = pg.conn("admin").await;
+    // All columns of a statement's rows as text, by name.
+    async fn rows(console: &mut Conn, statement: &str) -> Vec<std::collections::HashMap<String, String>> {
+        let rows: Vec<mysql_async::Row> = console.query(statement).await.unwrap();
+        let cell = |row: &mysql_async::Row, at: usize| match &row[at] {
+            mysql_async::Value::Bytes(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+            mysql_async::Value::NULL => String::new(),
+            other => panic!("{other:?} in text"),
+        };
+        let name = |row: &mysql_async::Row, at: usize| row.columns_ref()[at].name_str().into_owned();
+        rows.iter().map(|row| (0..row.len()).map(|at| (name(row, at), cell(row, at))).collect()).collect()
+    }
+    let shards = rows(&mut console, "SHOW SHARDS").await;
+    assert_eq!(shards.len(), 3);
+    assert!(shards.iter().all(|shard| shard["state"] == "rw"), "{shards:?}");
+    let servers = rows(&mut console, "SHOW SERVERS").await;
+    assert_eq!(servers.len(), 8, "three pairs, two replicas");
+    assert_eq!(servers.iter().filter(|server| server["role"] == "writer").count(), 3);
+    assert!(
+        servers.iter().all(|server| server["up"] == "yes" && !server["position"].is_empty()),
+        "{servers:?}"
+    );
+    let user = &rows(&mut console, "SHOW USER '623'").await[0];
+    assert_eq!((&*user["shard"], &*user["state"], &*user["cached_shard"]), (&*home, "active", &*home));
+    assert!(rows(&mut console, "SHOW USER 'nobody'").await.is_empty());
+    let route = rows(&mut console, "SHOW ROUTE FOR USER 623").await;
+    let of = |what: &str| &*route.iter().find(|row| row["what"] == what).unwrap()["value"];
+    assert_eq!((of("shard"), of("known from")), (&*home, "this proxy's cache"));
+    assert!(of("writes go to").starts_with(&format!("{home}a (")), "{route:?}");
+    assert_eq!(rows(&mut console, "SHOW PROXIES").await[0]["proxy"], "px1");
+    assert_eq!(rows(&mut console, "SHOW TABLES").await[0]["key_column"], "user_id");
+    assert_eq!(rows(&mut console, "SHOW SEQUENCES").await[0]["sequence"], "app.notes");
+    assert!(rows(&mut console, "SHOW MOVES ALL").await.is_empty());
+    assert!(rows(&mut console, "SHOW METRICS LIKE 'usher%'").await.len() > 10);
+    // What is so already is no change; what contradicts the servers is refused.
+    let epoch = &shards.iter().find(|shard| shard["shard"] == home).unwrap()["epoch"];
+    let same = rows(&mut console, &format!("SET SHARD {home} WRITER '{home}a' EPOCH {epoch}")).await;
+    assert_eq!(same[0]["changed"], "no");
+    for (writer, epoch, why) in
+        [("b", 99, "still takes writes"), ("x", 99, "not a member"), ("b", 0, "older")]
+    {
+        let claim = format!("SET SHARD {home} WRITER '{home}{writer}' EPOCH {epoch}");
+        let error = console.query_drop(&claim).await.unwrap_err().to_string();
+        assert!(error.contains("[USHER-0805]") && error.contains(why), "{claim}: {error}");
+    }
+    console.ping().await.unwrap();
+    console.disconnect().await.unwrap();
 }
 
 /// Rows written one by one through the proxy all the while: no error, and each is there once.

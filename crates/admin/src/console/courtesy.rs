@@ -30,6 +30,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("query_cache_size", "0"),
     ("query_cache_type", "OFF"),
     ("read_only", "1"),
+    ("socket", ""),
     ("sql_auto_is_null", "0"),
     ("sql_mode", ""),
     ("system_time_zone", "UTC"),
