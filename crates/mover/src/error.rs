@@ -126,6 +126,12 @@ pub enum MoveError {
     /// A compare-and-set was lost; the rows are read again.
     #[error("move {0}: somebody else changed the rows first")]
     Overtaken(MoveId),
+    /// A shard has not been in state `rw` for long; the user was locked and is let go.
+    #[error("move {id}: a shard did not become rw again in time")]
+    NotWritable {
+        /// The move.
+        id: MoveId,
+    },
     /// A shard has no writer that takes writes now.
     #[error("{server} is not a writer any more (it is read-only)")]
     NotWriter {
@@ -312,6 +318,7 @@ impl MoveError {
             Self::Behind { .. } => "copy_behind",
             Self::Stopped { .. } => "move_stopped",
             Self::Overtaken(_) => "overtaken",
+            Self::NotWritable { .. } => "shard_not_writable",
             Self::NotWriter { .. } => "not_writer",
             Self::Directory(_) => "directory",
             Self::Server { .. } => "server",

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use usher_config::Limits;
@@ -102,7 +102,12 @@ impl Mover {
             reason: start.reason.chars().take(255).collect(),
         };
         match rows::insert_move(self.global(), &new).await {
-            Ok((id, _)) => Ok(id),
+            Ok((id, _)) => {
+                let detail = format!("move {id} to {}: {}", start.to, start.reason);
+                let subject = format!("user {}", start.key);
+                rows::record(self.global(), &start.by, "move started", &subject, &detail).await?;
+                Ok(id)
+            }
             Err(DirectoryError::Conflict(text)) => match self.active_move(&start.key).await? {
                 Some(row) => Err(already_moving(&row)),
                 None => Err(DirectoryError::Conflict(text).into()),
@@ -232,7 +237,7 @@ impl Mover {
             epoch,
             key: row.key,
             counters: Counters::default(),
-            locked: AtomicBool::new(false),
+            clock: Mutex::default(),
             wish: watch::Sender::new(wish_of(row.want)),
         }
     }

@@ -43,12 +43,14 @@ pub(crate) async fn check(
     let mut target = sessions.on_writer(writer(dst)?).await?;
     same_family(&source, &target)?;
     packets(&mut source, &mut target).await?;
-    for (row, table) in load(&mut source, state).await? {
-        usable(&table)?;
-        let there = Table::load(&mut target.conn, &target.server, &row.0, &row.1, &table.key_column).await?;
-        same_definition(&table, &there, &source, &target)?;
-        no_triggers(&mut target, &table).await?;
-        empty(&mut target, dst, &there, subject.key).await?;
+    let (ours, theirs) = (load(&mut source, state).await?, load(&mut target, state).await?);
+    for (table, there) in ours.iter().zip(&theirs) {
+        usable(table)?;
+        same_definition(table, there, &source, &target)?;
+        // The copy inserts on the target, the purge deletes on either.
+        no_triggers(&mut target, table).await?;
+        no_triggers(&mut source, table).await?;
+        empty(&mut target, dst, there, subject.key).await?;
     }
     ownership(&mut source, &mut target, src, dst, subject).await?;
     sessions.keep(target);
@@ -64,22 +66,17 @@ pub(crate) fn writer(shard: &Shard) -> Result<&usher_topology::Server> {
         .ok_or_else(|| MoveError::Data(format!("shard {} names a writer it does not have", shard.name)))
 }
 
-/// Names and definitions of the sharded tables, in catalog order.
+/// The sharded tables as a server defines them, in catalog order.
 ///
 /// # Errors
 /// [`Refusal::NoTable`], or the server's own.
-pub(crate) async fn load(session: &mut Session, state: &State) -> Result<Vec<((String, String), Table)>> {
+pub(crate) async fn load(session: &mut Session, state: &State) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
     let sharded = state.tables.iter().filter(|row| {
         row.kind == TableKind::Sharded && row.state == TableState::Ready && row.entity == "user"
     });
     for row in sharded {
-        let key_column = row.key_column.as_deref().ok_or_else(|| {
-            MoveError::Data(format!("the catalog has no key column for table {}.{}", row.schema, row.name))
-        })?;
-        let table =
-            Table::load(&mut session.conn, &session.server, &row.schema, &row.name, key_column).await?;
-        tables.push(((row.schema.clone(), row.name.clone()), table));
+        tables.push(Table::load(&mut session.conn, &session.server, row).await?);
     }
     Ok(tables)
 }
@@ -142,8 +139,8 @@ pub(crate) fn same_definition(
     .into())
 }
 
-async fn no_triggers(target: &mut Session, table: &Table) -> Result<()> {
-    let trigger: Option<String> = target
+async fn no_triggers(session: &mut Session, table: &Table) -> Result<()> {
+    let trigger: Option<String> = session
         .conn
         .exec_first(
             "SELECT trigger_name FROM information_schema.triggers WHERE event_object_schema = ? \
@@ -151,11 +148,11 @@ async fn no_triggers(target: &mut Session, table: &Table) -> Result<()> {
             (table.schema.as_str(), table.name.as_str()),
         )
         .await
-        .map_err(target.error())?;
+        .map_err(session.error())?;
     match trigger {
         None => Ok(()),
         Some(trigger) => {
-            Err(Refusal::Trigger { table: table.label(), trigger, server: target.server.clone() }.into())
+            Err(Refusal::Trigger { table: table.label(), trigger, server: session.server.clone() }.into())
         }
     }
 }
@@ -230,4 +227,41 @@ pub(crate) async fn has_executed(
         return Ok(());
     }
     Err(MoveError::Behind { server: session.server, position: position.to_owned(), after_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn table() -> Table {
+        Table {
+            schema: "app".into(),
+            name: "t".into(),
+            key_column: "user_id".into(),
+            key_is_text: false,
+            columns: Vec::new(),
+            keyset: Vec::new(),
+            has_primary_key: true,
+            has_key_index: true,
+            engine: "InnoDB".into(),
+            definition: String::new(),
+        }
+    }
+
+    #[test]
+    fn unusable_tables_are_refused_by_name() {
+        assert!(usable(&table()).is_ok());
+        let cases = [
+            (Table { engine: "Aria".into(), ..table() }, "app.t is Aria"),
+            (Table { engine: "SYSTEM VERSIONED".into(), ..table() }, "app.t is SYSTEM VERSIONED"),
+            (Table { has_primary_key: false, ..table() }, "app.t has no primary key"),
+            (Table { has_key_index: false, ..table() }, "begins with its key column user_id"),
+        ];
+        for (table, expected) in cases {
+            let error = usable(&table).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.id(), "move_refused");
+        }
+    }
 }

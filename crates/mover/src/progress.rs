@@ -22,6 +22,36 @@ impl Counters {
     }
 }
 
+/// How long writes have been refused, over all runs of a move.
+#[derive(Debug, Default)]
+pub(crate) struct LockClock {
+    before_ms: u64,
+    since: Option<Instant>,
+}
+
+impl LockClock {
+    /// Writes are refused from now on, if they were not before; `before_ms` is what earlier runs have counted.
+    pub(crate) fn begin(&mut self, before_ms: Option<u64>) {
+        if self.since.is_none() {
+            self.before_ms = before_ms.unwrap_or(0);
+            self.since = Some(Instant::now());
+        }
+    }
+
+    /// The time so far; `None` while writes are not refused.
+    pub(crate) fn read(&self) -> Option<u64> {
+        let millis = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.map(|since| self.before_ms.saturating_add(millis(since)))
+    }
+
+    /// They are taken again.
+    pub(crate) fn end(&mut self) -> Option<u64> {
+        let total = self.read();
+        self.since = None;
+        total
+    }
+}
+
 /// What a move needs beside its rows: barriers, waits for copies.
 const FIXED_MS: f64 = 500.0;
 /// Weight of the newest measurement after one second.

@@ -2,9 +2,10 @@
 //! wait. Reports progress and keeps the lease while a step works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use usher_config::Limits;
 use usher_directory::rows::{self, DirectoryRow, MoveRow, MoveUpdate, Want};
@@ -13,7 +14,7 @@ use usher_topology::{Key, MoveId, Server, Shard, ShardState};
 
 use crate::decide::{Contradiction, DirectoryFact, Facts, Step, UserState, Waiting, Wish, decide};
 use crate::error::Remedy;
-use crate::progress::{Counters, Estimate, minutes};
+use crate::progress::{Counters, Estimate, LockClock, minutes};
 use crate::sessions::Sessions;
 use crate::shard_rows;
 use crate::{MoveError, Phase, Result};
@@ -36,6 +37,8 @@ pub enum Outcome {
 /// How long a mover may be silent before another may take its move over.
 pub(crate) const LEASE: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// How long a user may be locked while a shard is not writable.
+const SHARDS_PATIENCE: Duration = Duration::from_secs(30);
 /// Tries of a step whose error may pass by itself; each waits twice as long as the one before.
 const TRIES: u32 = 7;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -51,8 +54,8 @@ pub(crate) struct Run {
     pub(crate) epoch: u64,
     pub(crate) key: Key,
     pub(crate) counters: Counters,
-    /// Writes are refused at present.
-    pub(crate) locked: AtomicBool,
+    /// How long writes have been refused.
+    pub(crate) clock: Mutex<LockClock>,
     /// What the operator wants, as last read; a copy looks at it between batches.
     pub(crate) wish: watch::Sender<Wish>,
 }
@@ -104,11 +107,22 @@ impl Run {
 
     async fn steps(&self) -> Result<Outcome> {
         let mut failures = 0;
+        let mut waiting_since = None;
         loop {
             let failed = match self.next().await {
+                Ok(Some(Outcome::Waiting)) => {
+                    // A flip is over soon; a user that is locked must not wait for a shard that stays away.
+                    let since: Instant = *waiting_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > SHARDS_PATIENCE {
+                        return self.stop_waiting().await;
+                    }
+                    tokio::time::sleep(REPORT_EVERY).await;
+                    continue;
+                }
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => {
                     failures = 0;
+                    waiting_since = None;
                     continue;
                 }
                 Err(error) => error,
@@ -131,6 +145,16 @@ impl Run {
         }
     }
 
+    /// Undoes a move of a locked user whose shards are not writable; one that has locked nobody may wait on.
+    async fn stop_waiting(&self) -> Result<Outcome> {
+        let unlocked = self.clock.lock().read().is_none();
+        let reason = MoveError::NotWritable { id: self.id };
+        if unlocked || !self.give_up(&reason).await? {
+            return Ok(Outcome::Waiting);
+        }
+        Box::pin(self.steps()).await
+    }
+
     /// Reads, decides, does one step. `Some` ends the run.
     async fn next(&self) -> Result<Option<Outcome>> {
         let row = self.row().await?;
@@ -138,7 +162,9 @@ impl Run {
             return Ok(Some(ended(Phase::parse(&row.phase)?)));
         }
         let picture = self.picture(row).await?;
-        self.locked.store(picture.facts.directory.state == UserState::Locked, Ordering::Relaxed);
+        if picture.facts.directory.state == UserState::Locked {
+            self.clock.lock().begin(picture.row.locked_ms);
+        }
         let step = decide(&picture.facts);
         tracing::debug!(move_id = %self.id, phase = %picture.facts.phase, ?step, "step");
         match step {
@@ -264,15 +290,9 @@ impl Run {
     async fn report(&self) -> MoveError {
         let mut estimate = Estimate::begin(Instant::now(), &self.counters);
         let mut told_minutes = None;
-        let mut locked_ms = None;
-        let mut before = Instant::now();
         loop {
             tokio::time::sleep(REPORT_EVERY).await;
-            let passed = u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX);
-            before = Instant::now();
-            if let Err(error) =
-                self.report_once(&mut estimate, &mut told_minutes, &mut locked_ms, passed).await
-            {
+            if let Err(error) = self.report_once(&mut estimate, &mut told_minutes).await {
                 match error {
                     MoveError::LostLease(_) => return error,
                     // Not heard for a moment; the epoch in each change keeps this safe.
@@ -282,22 +302,11 @@ impl Run {
         }
     }
 
-    async fn report_once(
-        &self,
-        estimate: &mut Estimate,
-        told_minutes: &mut Option<u64>,
-        locked_ms: &mut Option<u64>,
-        passed_ms: u64,
-    ) -> Result<()> {
+    async fn report_once(&self, estimate: &mut Estimate, told_minutes: &mut Option<u64>) -> Result<()> {
         let row = self.row().await?;
         self.wish.send_if_modified(|wish| std::mem::replace(wish, wish_of(row.want)) != wish_of(row.want));
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let mut update = MoveUpdate::default();
-        if self.locked.load(Ordering::Relaxed) {
-            let total = locked_ms.unwrap_or_else(|| row.locked_ms.unwrap_or(0)) + passed_ms;
-            *locked_ms = Some(total);
-            update.locked_ms = Some(total);
-        }
+        let mut update = MoveUpdate { locked_ms: self.clock.lock().read(), ..MoveUpdate::default() };
         if read(&self.counters.rows_total) > 0 {
             update.rows_done = Some(read(&self.counters.rows_copied));
             update.bytes_done = Some(read(&self.counters.bytes_copied));

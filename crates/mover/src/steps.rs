@@ -98,14 +98,14 @@ impl Run {
         let change = DirectoryChange { state: Some(EntityState::Locked), ..DirectoryChange::default() };
         let update = MoveUpdate { rows_total: Some(total), ..MoveUpdate::default() };
         self.cas(now, change, update).await?;
-        self.locked.store(true, Ordering::Relaxed);
+        self.clock.lock().begin(now.row.locked_ms);
         point("cut.cas").await
     }
 
     async fn count_rows(&self, now: &Picture) -> Result<u64> {
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
         let mut total: u64 = 0;
-        for (_, table) in preflight::load(&mut source, &now.state).await? {
+        for table in preflight::load(&mut source, &now.state).await? {
             let rows: Option<u64> =
                 source.conn.query_first(table.count(&self.key)).await.map_err(source.error())?;
             total = total.saturating_add(rows.unwrap_or(0));
@@ -188,10 +188,10 @@ impl Run {
         let mut target = self.sessions.on_writer(writer(&now.state, now.row.dst)?).await?;
         let ours = preflight::load(&mut source, &now.state).await?;
         let theirs = preflight::load(&mut target, &now.state).await?;
-        for ((_, left), (_, right)) in ours.iter().zip(&theirs) {
+        for (left, right) in ours.iter().zip(&theirs) {
             preflight::same_definition(left, right, &source, &target)?;
         }
-        Ok((source, target, ours.into_iter().map(|(_, table)| table).collect()))
+        Ok((source, target, ours))
     }
 
     async fn copy(&self, now: &Picture) -> Result<()> {
@@ -242,9 +242,13 @@ impl Run {
     async fn verify(&self, now: &Picture) -> Result<()> {
         let (mut source, mut target, tables) = self.both(now).await?;
         self.counters.rows_verified.store(0, Ordering::Relaxed);
+        let mut wish = self.wish.subscribe();
         for table in &tables {
             let seen = &self.counters.rows_verified;
-            verify::compare(&mut source, &mut target, table, &self.key, seen).await?;
+            tokio::select! {
+                done = verify::compare(&mut source, &mut target, table, &self.key, seen) => done?,
+                _ = wish.wait_for(|wish| *wish != Wish::Run) => return Ok(()),
+            };
         }
         self.sessions.keep(source);
         self.sessions.keep(target);
@@ -305,7 +309,6 @@ impl Run {
         };
         let changed = shard_rows::change_ownership(&mut target, &change).await?;
         changed.ok_or(MoveError::Overtaken(self.id))?;
-        self.locked.store(false, Ordering::Relaxed);
         self.sessions.keep(target);
         point("dst.owned").await
     }
@@ -388,8 +391,7 @@ impl Run {
 
     async fn purge_shard(&self, now: &Picture, shard: ShardId, point: &'static str) -> Result<()> {
         let mut session = self.sessions.on_writer(writer(&now.state, shard)?).await?;
-        let tables: Vec<Table> =
-            preflight::load(&mut session, &now.state).await?.into_iter().map(|(_, table)| table).collect();
+        let tables = preflight::load(&mut session, &now.state).await?;
         let job = purge::Job {
             key: &self.key,
             id: self.id,
@@ -441,8 +443,9 @@ impl Run {
         };
         let changed = shard_rows::change_ownership(&mut source, &change).await?;
         changed.ok_or_else(|| self.stopped(Contradiction::Source))?;
-        self.locked.store(false, Ordering::Relaxed);
         self.sessions.keep(source);
+        let locked_ms = self.clock.lock().end();
+        self.record(MoveUpdate { locked_ms, ..MoveUpdate::default() }, false).await?;
         point("abort.reown").await
     }
 

@@ -2,6 +2,7 @@
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
+use usher_directory::rows::{KeyType, TableRow};
 use usher_topology::Key;
 
 use crate::{MoveError, Refusal, Result};
@@ -26,6 +27,8 @@ pub(crate) struct Table {
     pub(crate) schema: String,
     pub(crate) name: String,
     pub(crate) key_column: String,
+    /// The key column holds text, not integers.
+    pub(crate) key_is_text: bool,
     pub(crate) columns: Vec<Column>,
     /// Places in `columns` of the primary key's columns, without the key column: that one is the same in all rows.
     pub(crate) keyset: Vec<usize>,
@@ -60,30 +63,21 @@ fn hex_literal(charset: &str, bytes: &[u8]) -> String {
     text
 }
 
-/// The user's key as a literal; the column's own collation compares it.
-pub(crate) fn key_literal(key: &Key) -> String {
-    match key {
-        Key::Int(number) => number.to_string(),
-        Key::Text(text) => hex_literal("utf8mb4", text.as_bytes()),
-    }
-}
-
 impl Table {
     /// Reads the definition from a server.
     ///
     /// # Errors
     /// [`Refusal::NoTable`], or the server's own.
-    pub(crate) async fn load(
-        conn: &mut Conn,
-        server: &str,
-        schema: &str,
-        name: &str,
-        key_column: &str,
-    ) -> Result<Self> {
+    pub(crate) async fn load(conn: &mut Conn, server: &str, row: &TableRow) -> Result<Self> {
+        let (schema, name) = (row.schema.as_str(), row.name.as_str());
+        let key_column = row.key_column.as_deref().ok_or_else(|| {
+            MoveError::Data(format!("the catalog has no key column for table {schema}.{name}"))
+        })?;
         let mut table = Self {
             schema: schema.to_owned(),
             name: name.to_owned(),
             key_column: key_column.to_owned(),
+            key_is_text: matches!(row.key_type, Some(KeyType::Text | KeyType::TextCi)),
             columns: Vec::new(),
             keyset: Vec::new(),
             has_primary_key: false,
@@ -171,9 +165,15 @@ impl Table {
         self.columns.iter().enumerate().filter(|(_, column)| !column.generated)
     }
 
-    /// The condition that makes a row the user's.
+    /// The condition that makes a row the user's. The column's own collation compares texts; a key of the other kind
+    /// has no rows here, where a comparison of numbers with texts would find some.
     pub(crate) fn of_user(&self, key: &Key) -> String {
-        format!("{} = {}", quoted(&self.key_column), key_literal(key))
+        let literal = match (self.key_is_text, key) {
+            (true, key) => hex_literal("utf8mb4", key.to_string().as_bytes()),
+            (false, Key::Int(number)) => number.to_string(),
+            (false, Key::Text(_)) => return "1 = 0".to_owned(),
+        };
+        format!("{} = {literal}", quoted(&self.key_column))
     }
 
     /// Reads the user's next rows after a place in primary key order. The values of `keyset` come behind the stored
@@ -343,6 +343,7 @@ mod tests {
             schema: "photos".into(),
             name: "com`ments".into(),
             key_column: "user_id".into(),
+            key_is_text: false,
             columns: vec![
                 column("user_id", "bigint", None),
                 column("name", "varchar", Some("utf8mb4")),
@@ -379,8 +380,13 @@ mod tests {
     }
 
     #[test]
-    fn text_keys_are_literals_of_their_bytes() {
-        assert_eq!(table().of_user(&Key::Text("o'x".into())), "`user_id` = _utf8mb4 X'6F2778'");
+    fn keys_are_compared_as_what_the_column_holds() {
+        let mut table = table();
+        assert_eq!(table.of_user(&Key::Int(-7)), "`user_id` = -7");
+        assert_eq!(table.of_user(&Key::Text("7b".into())), "1 = 0", "not the user 7");
+        table.key_is_text = true;
+        assert_eq!(table.of_user(&Key::Text("o'x".into())), "`user_id` = _utf8mb4 X'6F2778'");
+        assert_eq!(table.of_user(&Key::Int(7)), "`user_id` = _utf8mb4 X'37'");
     }
 
     #[test]

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use support::{Ground, limits, start};
+use usher_directory::State;
 use usher_directory::rows::{self, MoveMode};
 use usher_mover::{FAIL_POINTS, MoveError, Mover, Outcome, Phase, Refusal, StartMove};
 use usher_playground::Server as Kind;
-use usher_topology::{Key, MoveId};
+use usher_topology::{Key, MoveId, ShardState};
 
 #[test]
 #[ignore = "run by the other tests in a process of its own"]
@@ -25,9 +26,20 @@ async fn mariadb() {
     all(Ground::up("move-mariadb", Kind::Mariadb).await).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql() {
+    if let Some(reason) = support::why_no_mysql() {
+        eprintln!("SKIPPED: {reason}");
+        return;
+    }
+    all(Ground::up("move-mysql", Kind::Mysql).await).await;
+}
+
 async fn all(ground: Ground) {
     there_and_back(&ground).await;
+    text_keys_are_moved(&ground).await;
     a_delayed_purge_waits(&ground).await;
+    a_flip_before_the_commit_is_noticed(&ground).await;
     requests_are_checked(&ground).await;
     preflight_refuses_by_name(&ground).await;
     an_open_transaction_is_waited_for(&ground).await;
@@ -44,7 +56,7 @@ async fn all(ground: Ground) {
 async fn there_and_back(ground: &Ground) {
     let (key, home) = ground.user(1).await;
     let rows = ground.rows_of(&home, &key).await;
-    assert!(rows.values().all(|rows| !rows.is_empty()));
+    assert!(rows.iter().all(|(table, rows)| table == "letters" || !rows.is_empty()));
     let mut at = home.clone();
     for _ in 0..2 {
         let to = ground.other(&at);
@@ -58,6 +70,57 @@ async fn there_and_back(ground: &Ground) {
         assert!(row.bytes_done > 40_000, "{row:?}");
         assert!(row.finished_at_ms.is_some() && row.error.is_none(), "{row:?}");
         to.clone_into(&mut at);
+    }
+}
+
+/// Users with names: beside a user that a number would take for the same.
+async fn text_keys_are_moved(ground: &Ground) {
+    for name in ["an'na-\u{fc}", "77x"] {
+        let key = Key::Text(name.into());
+        let located = ground.directory.place(&key).await.unwrap();
+        let home = ground.shard_name(located.shard);
+        let mut conn = ground.writer(&home).await;
+        for n in 0..20 {
+            conn.exec_drop("INSERT INTO app.letters VALUES (?, ?, 'x')", (name, n)).await.unwrap();
+        }
+        let count = async |shard: &str| -> u64 {
+            let mut conn = ground.writer(shard).await;
+            let count = "SELECT COUNT(*) FROM app.letters WHERE user_id = ?";
+            conn.exec_first(count, (name,)).await.unwrap().unwrap()
+        };
+        let (before, to) = (count(&home).await, ground.other(&home));
+        assert!(before > 0);
+        let id = ground.request(&key, to).await;
+        assert_eq!(
+            ground.mover("m1").drive(id).await.unwrap(),
+            Outcome::Finished,
+            "{:?}",
+            ground.row(id).await
+        );
+        assert_eq!((count(to).await, count(&home).await), (before, 0));
+    }
+}
+
+/// A writer flips after the target was closed: the stages since the drain are gone through again.
+async fn a_flip_before_the_commit_is_noticed(ground: &Ground) {
+    for (user, point) in [(10, "cut.before_commit"), (11, "chunk.after_commit"), (12, "cut.own_locked")] {
+        let (key, home) = ground.user(user).await;
+        let rows = ground.rows_of(&home, &key).await;
+        let to = ground.other(&home);
+        let id = ground.request(&key, to).await;
+        ground.killed_at(id, point).await;
+        for shard in ["s1", "s2"] {
+            let state = State::load(ground.global()).await.unwrap();
+            let shard = state.topology.shard_named(shard).unwrap();
+            rows::cas_shard_writer(ground.global(), shard.id, shard.epoch, shard.writer, ShardState::Rw)
+                .await
+                .unwrap()
+                .expect("the epoch is as just read");
+        }
+        let before = ground.row(id).await.src_epoch;
+        assert_eq!(ground.mover("child").drive(id).await.unwrap(), Outcome::Finished, "{point}");
+        assert!(ground.row(id).await.src_epoch > before, "{point}");
+        ground.assert_whole(&key, to, &rows, point).await;
     }
 }
 

@@ -208,11 +208,9 @@ impl Ground {
         let mut open = 0;
         for shard in ["s1", "s2"] {
             let mut conn = self.writer(shard).await;
-            let count: Option<u64> = conn
-                .query_first("SELECT COUNT(*) FROM usher.move_progress WHERE status = 'open'")
-                .await
-                .unwrap();
-            open += count.unwrap();
+            let ids: Vec<u64> =
+                conn.query("SELECT move_id FROM usher.move_progress WHERE status = 'open'").await.unwrap();
+            open += moves.iter().filter(|row| row.key == *key && ids.contains(&row.id.0)).count();
         }
         open
     }
@@ -310,7 +308,10 @@ pub(crate) fn tables(kind: Kind) -> Vec<(&'static str, bool, String)> {
                     CONSTRAINT of_photo FOREIGN KEY (photo_id) REFERENCES app.photos (id) ON DELETE CASCADE) \
                     ENGINE=InnoDB";
     let profile = "CREATE TABLE app.profile (user_id BIGINT NOT NULL PRIMARY KEY, bio TEXT) ENGINE=InnoDB";
+    let letters = "CREATE TABLE app.letters (user_id VARCHAR(60) COLLATE utf8mb4_unicode_ci NOT NULL, n INT NOT NULL, \
+                   body TEXT, PRIMARY KEY (user_id, n)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
     vec![
+        ("letters", true, letters.to_owned()),
         ("photos", false, photos.to_owned()),
         ("comments", false, comments.to_owned()),
         ("kinds", false, kinds),
@@ -378,4 +379,15 @@ fn kinds_rows(kind: Kind, user: i64) -> Vec<String> {
     ];
     all.extend((0..18).map(|n| insert(&format!("i4 = {n}, vc = '{}'", "x".repeat(n)))));
     all
+}
+
+/// Why MySQL cannot be had here, if so.
+pub(crate) fn why_no_mysql() -> Option<String> {
+    let root = match std::env::var_os("USHER_MYSQL_ROOT") {
+        Some(root) => PathBuf::from(root),
+        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/usher/mysql-9.7"),
+    };
+    let there = root.join("usr/sbin/mysqld").exists();
+    (!there)
+        .then(|| format!("no MySQL in {}; `usher playground up --server mysql` fetches it", root.display()))
 }
