@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -238,6 +239,7 @@ impl Mover {
             key: row.key,
             counters: Counters::default(),
             clock: Mutex::default(),
+            given_up: AtomicBool::new(false),
             wish: watch::Sender::new(wish_of(row.want)),
         }
     }

@@ -2,7 +2,7 @@
 //! wait. Reports progress and keeps the lease while a step works.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -56,6 +56,8 @@ pub(crate) struct Run {
     pub(crate) counters: Counters,
     /// How long writes have been refused.
     pub(crate) clock: Mutex<LockClock>,
+    /// This mover undoes the move because of an error. Not recorded: one that takes over may have more luck.
+    pub(crate) given_up: AtomicBool,
     /// What the operator wants, as last read; a copy looks at it between batches.
     pub(crate) wish: watch::Sender<Wish>,
 }
@@ -242,7 +244,7 @@ impl Run {
         let (src, dst) = (shard(state, row.src)?, shard(state, row.dst)?);
         Ok(Facts {
             phase,
-            wish: wish_of(row.want),
+            wish: if self.given_up.load(Ordering::Relaxed) { Wish::Abort } else { wish_of(row.want) },
             src: row.src,
             dst: row.dst,
             directory: DirectoryFact {
@@ -268,7 +270,7 @@ impl Run {
         })
     }
 
-    /// Asks for the move to be undone because of `error`; false when it can't be, or the global master is away.
+    /// Undoes the move from now on because of `error`; false when it can't be undone, or is being undone already.
     async fn give_up(&self, error: &MoveError) -> Result<bool> {
         self.note_error(error).await;
         let row = self.row().await?;
@@ -276,7 +278,7 @@ impl Run {
         if phase.is_committed() || phase == Phase::Aborting || row.want == Want::Abort {
             return Ok(false);
         }
-        Ok(rows::set_want(&self.global, self.id, Want::Abort).await?)
+        Ok(!self.given_up.swap(true, Ordering::Relaxed))
     }
 
     async fn note_error(&self, error: &MoveError) {
