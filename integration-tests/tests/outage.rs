@@ -104,7 +104,7 @@ async fn with_all_again(bed: &Bed, proxy: &Proxy, conn: &mut Conn) {
     let users: Vec<u64> = sign_up(bed, conn, 4).await.into_values().flatten().collect();
     reads_and_writes(conn, &users, 9).await;
     conn.query_drop("INSERT INTO words (word) VALUES ('back')").await.unwrap();
-    let mut none: Vec<String> = conn.query("SELECT name FROM users WHERE user_id = 8000002").await.unwrap();
+    let mut none: Vec<String> = conn.query("SELECT name FROM users WHERE user_id = 9000002").await.unwrap();
     assert_eq!(none.pop(), None);
 }
 
