@@ -105,6 +105,8 @@ pub struct Conn {
     pub dirty: bool,
     /// An exchange is under way or broke off: not to be reused.
     pub busy: bool,
+    /// Sequence id that the answer to what was sent last starts with: more than 1 behind a command of several packets.
+    pub answer_seq: u8,
     /// Prepared statements by the hash of their text and settings: the server's id and the turn of their last use.
     statements: HashMap<u128, (u32, u64)>,
     turn: u64,
@@ -157,6 +159,7 @@ impl Conn {
             busy: true,
             statements: HashMap::new(),
             turn: 0,
+            answer_seq: 1,
             filled: false,
             thread_id: 0,
             version: "".into(),
@@ -284,6 +287,9 @@ impl Conn {
     /// As the socket says; part of the bytes may have left.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         self.busy = true;
+        // Only the last byte of the count shows in sequence ids.
+        let [low, ..] = (bytes.len() / (MAX_PAYLOAD + HEADER_LEN) + 1).to_le_bytes();
+        self.answer_seq = low;
         self.stream.write(bytes).await?;
         Ok(())
     }
@@ -356,7 +362,7 @@ impl Conn {
     /// # Errors
     /// As [`Conn::query`].
     pub async fn reply(&mut self, kind: Kind) -> Result<Reply, Fault> {
-        let mut relay = Relay::new(kind, ClientForm::SAME);
+        let mut relay = Relay::with_seq(kind, ClientForm::SAME, self.answer_seq, 1);
         let mut reply = Reply::default();
         let mut packets = Vec::new();
         loop {

@@ -69,7 +69,7 @@ impl Session {
         turn: Turn,
         watch: Watch<'_>,
     ) -> Result<Outcome, Broken> {
-        let mut relay = Relay::with_seq(kind, self.form(), 1, turn.seq);
+        let mut relay = Relay::with_seq(kind, self.form(), lent.answer_seq, turn.seq);
         let mut outcome = Outcome::default();
         let mut forwarded = false;
         loop {
