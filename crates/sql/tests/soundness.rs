@@ -297,7 +297,9 @@ impl Server {
         std::fs::create_dir_all(&dir).unwrap();
         let data = dir.join("data");
         let user = std::env::var("USER").unwrap_or_else(|_| "root".into());
+        // A starting MariaDB removes the temporary files of all others that share the folder.
         let installed = Command::new("mariadb-install-db")
+            .env("TMPDIR", &dir)
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--user={user}"))
@@ -305,6 +307,7 @@ impl Server {
             .unwrap();
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
         let child = Command::new("mariadbd")
+            .env("TMPDIR", &dir)
             .args(["--no-defaults", "--skip-networking", "--innodb-flush-log-at-trx-commit=0", "--sql-mode="])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", dir.join("s").display()))

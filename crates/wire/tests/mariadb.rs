@@ -43,7 +43,9 @@ impl Server {
         let folder = std::env::temp_dir().join(format!("usher-wire-{}", std::process::id()));
         let data = folder.join("data");
         fs::create_dir_all(&data).unwrap();
+        // A starting MariaDB removes the temporary files of all others that share the folder.
         let install = Command::new("mariadb-install-db")
+            .env("TMPDIR", &folder)
             .arg("--no-defaults")
             .arg(format!("--datadir={}", data.display()))
             .args(["--auth-root-authentication-method=normal", "--skip-test-db"])
@@ -58,6 +60,7 @@ impl Server {
             (20_000..30_000).step_by(7).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
         let log = fs::File::create(folder.join("log")).unwrap();
         let child = Command::new("mariadbd")
+            .env("TMPDIR", &folder)
             .arg("--no-defaults")
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", folder.join("socket").display()))

@@ -44,16 +44,17 @@ pub(crate) struct MariaDb {
 }
 
 impl MariaDb {
+    /// Temporary files go below, for both: a starting MariaDB removes those of all others that share the folder.
     fn install(template: &Path) {
-        let status = Command::new("mariadb-install-db")
+        std::fs::create_dir_all(template).unwrap();
+        let output = Command::new("mariadb-install-db")
+            .env("TMPDIR", template)
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", template.display()))
             .args(["--user=root", "--innodb-log-file-size=8M"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
+            .output()
             .expect("mariadb-install-db runs");
-        assert!(status.success(), "mariadb-install-db failed");
+        assert!(output.status.success(), "mariadb-install-db failed: {output:?}");
     }
 
     fn new(name: &'static str, id: u32, root: &Path, template: &Path) -> Self {
@@ -78,7 +79,8 @@ impl MariaDb {
     pub(crate) fn start_with(&self, more: &[String]) {
         let at = |name: &str| self.dir.join(name).display().to_string();
         let log = std::fs::File::create(self.dir.join("log")).unwrap();
-        let child = Command::new("/usr/sbin/mariadbd")
+        let child = Command::new("mariadbd")
+            .env("TMPDIR", &self.dir)
             .arg("--no-defaults")
             .arg(format!("--datadir={}", self.dir.display()))
             .arg(format!("--socket={}", at("sock")))
