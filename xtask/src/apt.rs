@@ -17,6 +17,7 @@ const MARIADB: &[Need] = &[
 ];
 const MYSQL: &[Need] = &[("debootstrap", "debootstrap")];
 const HAPROXY: &[Need] = &[("haproxy", "haproxy")];
+const VALGRIND: &[Need] = &[("valgrind", "valgrind")];
 
 /// What a chore needs beside Rust.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) enum Wanted {
     ServersAndMysql,
     /// MariaDB, memcached and the proxy to compare with.
     Comparison,
+    /// What counts instructions.
+    Valgrind,
 }
 
 /// Installs what is missing.
@@ -34,12 +37,13 @@ pub(crate) enum Wanted {
 /// # Errors
 /// Something is missing and this is not Debian, or not root.
 pub(crate) fn install(wanted: Wanted) -> Result<()> {
-    let more = match wanted {
-        Wanted::Servers => &[],
-        Wanted::ServersAndMysql => MYSQL,
-        Wanted::Comparison => HAPROXY,
+    let (needs, more): (&[Need], &[Need]) = match wanted {
+        Wanted::Servers => (MARIADB, &[]),
+        Wanted::ServersAndMysql => (MARIADB, MYSQL),
+        Wanted::Comparison => (MARIADB, HAPROXY),
+        Wanted::Valgrind => (VALGRIND, &[]),
     };
-    let mut packages: Vec<&str> = MARIADB
+    let mut packages: Vec<&str> = needs
         .iter()
         .chain(more)
         .filter(|(program, _)| find(program).is_none())

@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod ci;
 mod demo;
+mod instructions;
 mod leftovers;
 mod playground;
 mod shell;
@@ -32,6 +33,8 @@ enum Command {
     Ci,
     /// Measure the proxy against HAProxy and no proxy at all
     Bench(bench::Options),
+    /// Count the instructions of a statement's way and compare them with docs/instructions.txt
+    Instructions(instructions::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Ci => ci::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

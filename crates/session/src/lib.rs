@@ -5,6 +5,8 @@ mod accept;
 mod account;
 mod answer;
 mod buffers;
+#[cfg(test)]
+mod cost;
 mod ddl;
 mod execute;
 mod explain;
