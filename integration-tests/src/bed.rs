@@ -9,7 +9,7 @@ use crate::proxy::Proxy;
 use crate::usher_binary;
 
 /// Servers in a folder of their own. When dropped, all that runs there is stopped and the folder removed, unless the
-/// test has failed and `USHER_KEEP` is set.
+/// test has failed and `KEEP_BED` is set.
 #[derive(Debug)]
 pub struct Bed {
     dir: PathBuf,
@@ -105,7 +105,7 @@ impl Drop for Guard {
             runtime.block_on(Playground::down(&dir)).map_err(|e| e.to_string())
         });
         let stopped = stopped.join().unwrap();
-        if std::thread::panicking() && std::env::var_os("USHER_KEEP").is_some() {
+        if std::thread::panicking() && std::env::var_os("KEEP_BED").is_some() {
             eprintln!("kept {}", self.0.display());
             return;
         }

@@ -1,10 +1,14 @@
 //! One TCP stream, plain or inside TLS, for servers and clients alike.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+
+/// A peer that has been told to go is not listened to any longer once it is silent for this long.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// A TCP stream, plain or inside TLS.
 #[derive(Debug)]
@@ -45,6 +49,18 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::read`], of at most `max` bytes: what is behind them stays in the socket.
+    ///
+    /// # Errors
+    /// As the socket or TLS says.
+    pub async fn read_at_most(&mut self, buf: &mut Vec<u8>, max: usize) -> io::Result<usize> {
+        let max = max as u64;
+        match self {
+            Self::Plain(tcp) => tcp.take(max).read_buf(buf).await,
+            Self::Tls(tls) => tls.take(max).read_buf(buf).await,
+        }
+    }
+
     /// Reads what is there without waiting; `WouldBlock` if nothing is.
     ///
     /// # Errors
@@ -77,6 +93,21 @@ impl Stream {
             Self::Plain(tcp) => tcp.shutdown().await,
             Self::Tls(tls) => tls.shutdown().await,
         };
+    }
+
+    /// Ends the stream in good order with a peer that may still be sending: its bytes are read and thrown away for
+    /// at most `limit`. Closed with bytes unread, the socket would be reset, and the peer might never see what it
+    /// was told last.
+    pub async fn dismiss(&mut self, limit: Duration) {
+        self.close().await;
+        let mut waste = Vec::new();
+        let drained = async {
+            while let Ok(Ok(1..)) = tokio::time::timeout(SILENCE, self.read(&mut waste)).await {
+                waste.clear();
+            }
+        };
+        // Whoever sends for longer is cut off.
+        let _ = tokio::time::timeout(limit, drained).await;
     }
 
     /// Whether the peer has closed or sent something out of turn, without a system call in the usual case: the

@@ -6,41 +6,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use usher_backend::{Settings, Stream};
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
-use usher_wire::frame::{message, write_packet};
+use usher_wire::frame::{Header, message, missing, write_packet};
 use usher_wire::handshake::{ClientHello, Greeting, HandshakeResponse, Salt};
 use usher_wire::packet::OkPacket;
 use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
 use crate::account::Account;
-use crate::session::{Client, End, Session, Started};
+use crate::session::{Client, End, Session};
 use crate::shared::Shared;
 
 /// The largest packet before login: names, attributes, an encrypted password.
 const PACKET_MAX: usize = 64 << 10;
 
+/// The longest a refused client is listened to, so that it reads why.
+const DISMISS: Duration = Duration::from_secs(2);
+
 /// Serves one client from greeting to goodbye.
 pub(crate) async fn run(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
-    let limit = Duration::from_millis(shared.limits.login_ms);
-    let session = match timeout(limit, Box::pin(log_in(socket, from, shared))).await {
-        Ok(Ok(session)) => session,
-        Ok(Err(end)) => {
+    match Box::pin(log_in(socket, from, shared)).await {
+        Ok(session) => session.serve().await,
+        Err(end) => {
             shared.metrics.refused.inc();
             tracing::debug!(client = %from, reason = %end, "login failed");
-            return;
         }
-        Err(_) => {
-            shared.metrics.refused.inc();
-            tracing::debug!(client = %from, "login took too long");
-            return;
-        }
-    };
-    session.run().await;
+    }
 }
 
 /// Tells a client that it cannot be served, before it has said anything.
@@ -55,45 +50,78 @@ pub(crate) async fn refuse(socket: TcpStream, failure: &Failure, limit_ms: u64) 
     let _ = timeout(Duration::from_millis(limit_ms), goodbye).await;
 }
 
-/// The stream during login, with its sequence ids.
+/// The stream during login, with its sequence ids and the time by which all must be over.
 struct Talk {
     stream: Stream,
     buf: Vec<u8>,
     seq: u8,
+    deadline: Instant,
 }
 
 impl Talk {
+    fn new(stream: Stream, seq: u8, shared: &Shared) -> Self {
+        let deadline = Instant::now() + Duration::from_millis(shared.limits.login_ms);
+        Self { stream, buf: Vec::new(), seq, deadline }
+    }
+
     async fn send(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), End> {
         let mut out = Vec::new();
         write_packet(&mut out, &mut self.seq, fill);
-        Ok(self.stream.write(&out).await?)
+        match timeout_at(self.deadline, self.stream.write(&out)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(End::Refused(ErrorId::LoginTimeout)),
+        }
     }
 
+    /// The client's next packet, and not a byte more: behind the request for TLS the handshake of TLS may have come
+    /// already.
     async fn receive(&mut self) -> Result<Vec<u8>, End> {
         loop {
-            if let Some(found) = message(&self.buf, PACKET_MAX)? {
-                let (payload, len) = (found.payload.to_vec(), found.wire_len);
-                self.seq = found.next_seq;
-                self.buf.drain(..len);
-                return Ok(payload);
+            match self.packet() {
+                Ok(Some(payload)) => return Ok(payload),
+                Ok(None) => {}
+                Err(failure) => return Err(self.fail_unasked(&failure).await),
             }
-            if self.stream.read(&mut self.buf).await? == 0 {
-                return Err(End::Gone);
-            }
+            let lacking = missing(&self.buf);
+            match timeout_at(self.deadline, self.stream.read_at_most(&mut self.buf, lacking)).await {
+                Ok(Ok(0)) => return Err(End::Gone),
+                Ok(read) => read?,
+                Err(_) => return Err(self.fail_unasked(&ErrorId::LoginTimeout.into()).await),
+            };
         }
+    }
+
+    /// Takes the packet out of the buffer, if it is all there.
+    fn packet(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        if let Some(Header { seq, .. }) = Header::peek(&self.buf)
+            && seq != self.seq
+        {
+            return Err(Failure::new(ErrorId::PacketOrder).field("got", seq).field("expected", self.seq));
+        }
+        let Some(found) = message(&self.buf, PACKET_MAX)? else { return Ok(None) };
+        let (payload, next_seq) = (found.payload.into_owned(), found.next_seq);
+        self.seq = next_seq;
+        self.buf.clear();
+        Ok(Some(payload))
+    }
+
+    /// As [`Talk::fail`], before the client's packet is there: the sequence ids go on as if it were.
+    async fn fail_unasked(&mut self, failure: &Failure) -> End {
+        self.seq = self.seq.wrapping_add(1);
+        self.fail(failure).await
     }
 
     async fn fail(&mut self, failure: &Failure) -> End {
         // The login fails either way.
         let _ = self.send(|out| failure.encode(out)).await;
-        self.stream.close().await;
+        self.stream.dismiss(DISMISS).await;
         End::Refused(failure.id())
     }
 }
 
-async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Started, End> {
+async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Session, End> {
     socket.set_nodelay(true)?;
-    let mut talk = Talk { stream: Stream::Plain(socket), buf: Vec::new(), seq: 0 };
+    let mut talk = Talk::new(Stream::Plain(socket), 0, shared);
     let (id, salt) = (shared.connection_id(), Salt::random()?);
     let offered = Caps::offer(shared.tls.is_some());
     let greeting = Greeting {
@@ -110,10 +138,7 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
     let payload = hello(&mut talk, offered, shared).await?;
     let hello = match HandshakeResponse::parse(&payload, offered) {
         Ok(hello) => hello,
-        Err(error) => {
-            let failure = Failure::new(ErrorId::MalformedPacket).note(error.to_string());
-            return Err(talk.fail(&failure).await);
-        }
+        Err(error) => return Err(talk.fail(&error.into()).await),
     };
     let caps = hello.caps & offered;
     if !caps.has(Caps::CLIENT_NEEDED) {
@@ -126,9 +151,8 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
         Err(failure) => return Err(talk.fail(&failure).await),
     };
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
-    let (stream, buf) = (talk.stream, talk.buf);
-    let client = Client { stream, caps, id, salt, from };
-    Ok(Session::start(Arc::clone(shared), client, buf, account, settings))
+    let client = Client { stream: talk.stream, caps, id, salt, from };
+    Ok(Session::start(Arc::clone(shared), client, account, settings))
 }
 
 /// The handshake response, after TLS if the client asks for it.
@@ -136,23 +160,16 @@ async fn hello(talk: &mut Talk, offered: Caps, shared: &Shared) -> Result<Vec<u8
     let payload = talk.receive().await?;
     match (ClientHello::parse(&payload, offered), &shared.tls) {
         (Ok(ClientHello::Ssl(_)), Some(acceptor)) => {
-            // Bytes behind the request, sent before TLS, would be taken for bytes inside it.
-            if !talk.buf.is_empty() {
-                return Err(End::Refused(ErrorId::PacketOrder));
-            }
-            let Stream::Plain(_) = talk.stream else { return Err(End::Refused(ErrorId::PacketOrder)) };
             let placeholder = Stream::Plain(unconnected()?);
             let Stream::Plain(tcp) = std::mem::replace(&mut talk.stream, placeholder) else {
                 return Err(End::Refused(ErrorId::PacketOrder));
             };
-            let tls = acceptor.accept(tcp).await?;
+            let accepted = timeout_at(talk.deadline, acceptor.accept(tcp)).await;
+            let tls = accepted.map_err(|_| End::Refused(ErrorId::LoginTimeout))??;
             talk.stream = Stream::Tls(Box::new(tls.into()));
             talk.receive().await
         }
-        (Err(error), _) => {
-            let failure = Failure::new(ErrorId::MalformedPacket).note(error.to_string());
-            Err(talk.fail(&failure).await)
-        }
+        (Err(error), _) => Err(talk.fail(&error.into()).await),
         _ => Ok(payload),
     }
 }
@@ -255,7 +272,7 @@ pub(crate) async fn change_user(
     from: SocketAddr,
     change: &usher_wire::handshake::ChangeUser<'_>,
 ) -> Result<(Stream, u8, Arc<Account>), End> {
-    let mut talk = Talk { stream, buf: Vec::new(), seq };
+    let mut talk = Talk::new(stream, seq, shared);
     let account =
         authenticate(&mut talk, shared, salt, change.user, change.plugin, change.auth, from).await?;
     Ok((talk.stream, talk.seq, account))

@@ -14,7 +14,7 @@ use usher_wire::stmt::{Execute, Param, ParamType};
 use crate::buffers;
 use crate::execute::{Body, Order, checkout_failure};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
-use crate::query::{Text, unsupported};
+use crate::query::{Text, unroutable, unsupported};
 use crate::route::{Place, Values};
 use crate::session::{Answered, Served, Session, Stop, Turn};
 
@@ -316,7 +316,7 @@ impl Session {
                 let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
                 self.run(order, turn).await
             }
-            Target::Unsupported { reason } => Err(unsupported(reason)),
+            Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ => {
                 let place = self.any_place();
                 let order =
@@ -523,7 +523,7 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
         }
         Kind::Kill | Kind::Xa | Kind::Handler | Kind::Load { .. } => refused("usher does not support it"),
         _ => match &plan.target {
-            Target::Unsupported { reason } => Err(unsupported(reason)),
+            Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ if plan.uses.row_count || plan.uses.found_rows || plan.uses.connection_id => {
                 refused("usher does not yet support ROW_COUNT(), FOUND_ROWS() and CONNECTION_ID()")
             }

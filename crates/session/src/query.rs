@@ -201,7 +201,7 @@ impl Session {
     async fn unusual(&mut self, statement: Text<'_>, plan: Arc<Plan>, turn: Turn) -> Served {
         let plan = &*plan;
         if let Target::Unsupported { reason } = &plan.target {
-            return Err(unsupported(reason));
+            return Err(unroutable(plan, reason));
         }
         if plan.uses.connection_id || plan.uses.row_count {
             return self.with_own_values(statement, plan, turn).await;
@@ -358,10 +358,26 @@ impl Session {
             let note = format!("hint {:?} is not known; user=, shard= and writer are", word(unknown));
             return Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into());
         }
-        let key = match (&hints.user, &plan.target) {
-            (Some(span), _) => Some(Key::from_stored(&word(span))),
-            (None, Target::User { sources }) => self.values(statement).one_key(sources)?,
+        // A hint says what the statement does not; it makes nothing else possible.
+        if let Target::Unsupported { reason } = &plan.target
+            && !plan.needs_hint
+        {
+            return Err(unroutable(plan, reason));
+        }
+        let told = match &plan.target {
+            Target::User { sources } => self.values(statement).one_key(sources)?,
             _ => None,
+        };
+        let key = match (&hints.user, told) {
+            (Some(span), told) => {
+                let hinted = Key::from_stored(&word(span));
+                if told.as_ref().is_some_and(|told| *told != hinted) {
+                    let note = format!("the hint says user {hinted}, but the statement names another one");
+                    return Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into());
+                }
+                Some(hinted)
+            }
+            (None, told) => told,
         };
         let mut place = match (&hints.shard, &key, &plan.target) {
             (Some(span), ..) => self.named_shard(&word(span), plan, &key).await?,
@@ -372,7 +388,7 @@ impl Session {
                 }
             }
             (None, _, Target::Global) => Place { shard: ShardId::GLOBAL, from_writer: true },
-            (None, None, Target::Unsupported { reason }) => return Err(unsupported(reason)),
+            (None, None, Target::Unsupported { reason }) => return Err(unroutable(plan, reason)),
             _ => self.any_place(),
         };
         if plan.insert.is_some() || !is_plain(&plan.kind) {
@@ -442,6 +458,14 @@ pub(crate) fn unsupported(reason: &str) -> Stop {
         .note(format!("usher does not support: {reason}"))
         .executed(Executed::No)
         .into()
+}
+
+/// Why a statement without a target cannot be served.
+pub(crate) fn unroutable(plan: &Plan, reason: &str) -> Stop {
+    match plan.needs_hint {
+        true => Failure::new(ErrorId::NoKey).note(reason).executed(Executed::No).into(),
+        false => unsupported(reason),
+    }
 }
 
 /// Whether a schema change stays on the session's own connection.

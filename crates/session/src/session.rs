@@ -173,14 +173,13 @@ impl Session {
     pub(crate) fn start(
         shared: Arc<Shared>,
         client: Client,
-        early: Vec<u8>,
         account: Arc<Account>,
         settings: Arc<Settings>,
-    ) -> Started {
+    ) -> Self {
         let slot = shared.in_flight.register();
         let schema_hash = shared.plans.schema_hash(settings.schema());
         let turn = client.id as usize;
-        let session = Self {
+        Self {
             names_at_login: settings.names().into(),
             shared,
             client,
@@ -203,12 +202,12 @@ impl Session {
             literals: Vec::new(),
             turn,
             last_active: Instant::now(),
-        };
-        Started { session, early }
+        }
     }
 
     /// Serves commands until the client goes.
-    async fn serve(&mut self, mut buf: Vec<u8>) {
+    pub(crate) async fn serve(mut self) {
+        let mut buf = Vec::new();
         let mut interrupt: Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(interrupted(self.shared.stopping.subscribe()));
         let idle_max = Duration::from_secs(self.shared.limits.idle_client_s);
@@ -455,7 +454,13 @@ impl Session {
             let _ = self.send_failure(0, &Failure::new(*id)).await;
         }
         self.abandon();
-        self.client.stream.close().await;
+        match end {
+            // It may be sending still, and reads only then.
+            End::Refused(ErrorId::PacketTooBig | ErrorId::PacketOrder) => {
+                self.client.stream.dismiss(Duration::from_millis(self.shared.limits.login_ms)).await;
+            }
+            _ => self.client.stream.close().await,
+        }
     }
 }
 
@@ -465,18 +470,6 @@ impl Drop for Session {
             bound.lent.dirty = true;
         }
         self.shared.in_flight.unregister(&self.slot);
-    }
-}
-
-/// A session with the bytes that came right behind its login.
-pub(crate) struct Started {
-    session: Session,
-    early: Vec<u8>,
-}
-
-impl Started {
-    pub(crate) async fn run(mut self) {
-        self.session.serve(self.early).await;
     }
 }
 

@@ -215,10 +215,11 @@ pub(crate) fn route(
         let Some(pinned) = &pins[at] else {
             let Sharded { key_column, .. } = table;
             let alias = &queries.refs[at].alias;
-            return Err(format!(
-                "no condition holds {alias} to one user; add AND {alias}.{key_column} = <user>"
-            )
-            .into());
+            let reason =
+                format!("no condition holds {alias} to one user; add AND {alias}.{key_column} = <user>");
+            // Beside a table that is held to some user, a hint might name another one.
+            let needs_hint = seen.is_empty() && sharded(queries).all(|(at, _)| pins[at].is_none());
+            return Err(Refusal { reason, needs_hint });
         };
         sources.extend(pinned.iter().filter(|source| seen.insert((*source).clone())).cloned());
     }
