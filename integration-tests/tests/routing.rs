@@ -206,7 +206,7 @@ async fn autocommit_off_is_a_transaction(ground: &mut Ground) {
 }
 
 async fn ids_are_unique_across_shards(ground: &Ground) {
-    let mut connections = vec![ground.proxy.connect().await, ground.proxy.connect().await];
+    let mut connections = [ground.proxy.connect().await, ground.proxy.connect().await];
     let users: Vec<u64> = ground.homes.values().flatten().copied().collect();
     let mut ids = BTreeSet::new();
     for turn in 0..120 {
