@@ -14,6 +14,7 @@ use usher_config::{BackendTls, Endpoint, GlobalMaster, Limits};
 use usher_topology::{Server, ShardId, Topology};
 
 use crate::dial::Dial;
+use crate::error::plainly;
 use crate::{Error, Result};
 
 /// After a search that found no writer, callers get its error for this long instead of searching again.
@@ -229,7 +230,7 @@ impl Global {
         match read_only {
             Ok(Ok(Some(value))) if !is_on(&value) => Ok(conn),
             Ok(Ok(_)) => Err(unavailable("it is read-only".to_owned())),
-            Ok(Err(error)) => Err(unavailable(error.to_string())),
+            Ok(Err(error)) => Err(unavailable(plainly(&error))),
             Err(_) => Err(unavailable("no answer in time".to_owned())),
         }
     }

@@ -29,6 +29,16 @@ pub enum Reach {
     Down,
 }
 
+impl Reach {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Writable => "takes writes",
+            Self::ReadOnly => "is read-only",
+            Self::Down => "does not answer",
+        }
+    }
+}
+
 /// What becomes of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -121,8 +131,13 @@ impl Flips {
         if recorded.is_none() {
             return Err(refused("the row has changed meanwhile; ask again".to_owned()));
         }
-        let detail =
-            format!("writer {writer}, epoch {epoch}, force {force}, seen {reach:?}, other {reach_other:?}");
+        let mut detail = format!("{writer}, epoch {epoch}; it {}", reach.words());
+        if let Some(reach) = reach_other {
+            detail += &format!(", the other member {}", reach.words());
+        }
+        if force {
+            detail += "; forced";
+        }
         rows::record(&self.global, by, "writer set", shard, &detail).await?;
         Ok(true)
     }

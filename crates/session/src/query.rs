@@ -222,7 +222,7 @@ impl Session {
             Kind::Use(name) => self.use_schema(name.as_bytes(), turn).await,
             Kind::Ddl(kind) => self.ddl(statement, plan, *kind, turn).await,
             Kind::ExplainRoute => self.explain_route(statement, turn).await,
-            Kind::Kill => Err(unsupported("KILL through the proxy; ask the admin console")),
+            Kind::Kill => Err(unsupported("KILL through the proxy; kill it on the server")),
             Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
                 Err(unsupported("PREPARE in text; use the driver's prepared statements"))
             }
