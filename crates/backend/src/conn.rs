@@ -17,6 +17,7 @@ use usher_wire::handshake::{ConnectAttributes, Greeting};
 use usher_wire::login::{ClientAuth, Login, LoginStep};
 use usher_wire::packet::{Change, ErrPacket};
 use usher_wire::relay::{ClientForm, Kind, Progress, Relay};
+use usher_wire::result::Column;
 use usher_wire::rows::TextRow;
 use usher_wire::status::Status;
 
@@ -49,6 +50,8 @@ pub struct Reply {
     pub error: Option<(u16, Vec<u8>)>,
     /// Rows of the (last) result set as text; `None` is NULL.
     pub rows: Vec<Vec<Option<Vec<u8>>>>,
+    /// Type and flags of each column of these rows.
+    pub columns: Vec<(u8, u16)>,
     /// Rows changed.
     pub affected_rows: u64,
     /// Generated id.
@@ -375,7 +378,7 @@ impl Conn {
                     reply.gtid = end.changes(&self.buf).find_map(|change| gtid_of(&change)).or(reply.gtid);
                     if end.rows_end {
                         packets.extend_from_slice(self.buf.get(..relay.ready()).unwrap_or_default());
-                        reply.rows = rows(&packets)?;
+                        (reply.columns, reply.rows) = rows(&packets)?;
                     }
                     self.status = end.status;
                     relay.pass(&mut self.buf)?;
@@ -405,7 +408,7 @@ impl Conn {
 
     /// Brings the connection to `target`: a SET and a change of schema, sent together.
     pub(crate) async fn apply(&mut self, target: &Arc<Settings>) -> Result<Option<(u16, Vec<u8>)>, Fault> {
-        let statement = self.settings.set_statement(target);
+        let statement = self.settings.set_statement(target, self.is_mariadb());
         let schema = target.schema().filter(|schema| self.settings.schema() != Some(schema));
         let mut out = Vec::new();
         if !statement.is_empty() {
@@ -437,11 +440,13 @@ impl Conn {
         Some(entry.0)
     }
 
-    /// Remembers a prepared statement. The one unused for longest is returned, for closing, if there are more than
-    /// `max`.
+    /// Remembers a prepared statement. Returned for closing: the one that was prepared of the same text before, or the
+    /// one unused for longest, if there are more than `max`.
     pub fn remember_statement(&mut self, hash: u128, id: u32, max: usize) -> Option<u32> {
         self.turn += 1;
-        self.statements.insert(hash, (id, self.turn));
+        if let Some((before, _)) = self.statements.insert(hash, (id, self.turn)) {
+            return Some(before);
+        }
         if self.statements.len() <= max {
             return None;
         }
@@ -490,9 +495,12 @@ fn put_command(out: &mut Vec<u8>, command: u8, body: &[u8]) {
     });
 }
 
-/// The rows of one text result set, from its packets up to the last row.
-fn rows(mut packets: &[u8]) -> Result<Vec<Vec<Option<Vec<u8>>>>, Fault> {
+type Rows = (Vec<(u8, u16)>, Vec<Vec<Option<Vec<u8>>>>);
+
+/// The columns and rows of one text result set, from its packets up to the last row.
+fn rows(mut packets: &[u8]) -> Result<Rows, Fault> {
     let mut rows = Vec::new();
+    let mut types = Vec::new();
     let mut columns = None;
     while let Some(found) = frame(packets) {
         match &mut columns {
@@ -503,11 +511,15 @@ fn rows(mut packets: &[u8]) -> Result<Vec<Vec<Option<Vec<u8>>>>, Fault> {
                     .collect();
                 rows.push(cells?);
             }
-            Some(left) => *left -= 1,
+            Some(left) => {
+                let column = Column::parse(found.payload)?;
+                types.push((column.ty, column.flags));
+                *left -= 1;
+            }
         }
         packets = packets.get(found.wire_len()..).unwrap_or_default();
     }
-    Ok(rows)
+    Ok((types, rows))
 }
 
 /// A socket that is connected to nothing.

@@ -15,6 +15,6 @@ pub use error::{BackendError, Fault};
 pub use metrics::BackendMetrics;
 pub use monitor::{HealthMap, Monitor};
 pub use pool::{Account, Lent, Pool, Pools};
-pub use settings::{Settings, SettingsBuilder};
+pub use settings::{Settings, SettingsBuilder, canonical_variable, quoted_user_variable};
 pub use stream::Stream;
 pub use tls::client_tls;

@@ -334,6 +334,12 @@ impl Lent {
         Box::pin(pool.bring_to(self, settings)).await
     }
 
+    /// Whether this proxy has been shut out since the connection was opened.
+    #[must_use]
+    pub fn is_shut_out(&self) -> bool {
+        self.conn.as_ref().is_some_and(|conn| conn.era != self.pool.era.load(Ordering::Acquire))
+    }
+
     /// Whether [`Lent::discard`] was called.
     #[must_use]
     pub fn is_discarded(&self) -> bool {

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 /// A session's schema, character sets and variables. Immutable; compared by a hash first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     hash: u64,
+    /// Of what a statement's meaning depends on when it is prepared: all but user variables.
+    meaning: u64,
     schema: Option<Box<str>>,
     found_rows: bool,
     names: Box<str>,
     /// Variable as `SET` names it (`time_zone`, `@x`) to its value as SQL.
     variables: BTreeMap<Box<str>, Box<str>>,
 }
+
+/// Hashes cannot be foreseen by who chooses the settings.
+static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// The character set of a connection just logged in.
 const NAMES_AT_LOGIN: &str = "utf8mb4 COLLATE utf8mb4_general_ci";
@@ -61,6 +66,12 @@ impl Settings {
         self.hash
     }
 
+    /// A hash of all but user variables: what a statement is prepared under.
+    #[must_use]
+    pub fn meaning(&self) -> u64 {
+        self.meaning
+    }
+
     /// Whether a connection with these settings serves a session with those as it is.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
@@ -86,9 +97,10 @@ impl Settings {
     }
 
     /// The one `SET` statement that brings a connection from `self` to `target`, the schema aside; empty if none
-    /// is needed.
+    /// is needed. MariaDB and MySQL name some variables differently.
     #[must_use]
-    pub fn set_statement(&self, target: &Self) -> String {
+    pub fn set_statement(&self, target: &Self, mariadb: bool) -> String {
+        let assigned = |name: &str| assigned(name, mariadb);
         let mut parts: Vec<String> = Vec::new();
         let is_names = |name: &str| NAMES_VARIABLES.contains(&name);
         let names_differ = self.names != target.names
@@ -118,8 +130,33 @@ impl Settings {
 }
 
 /// `SET NAMES x, y = 1` needs no scope; a user variable must not have one.
-fn assigned(name: &str) -> String {
-    if name.starts_with('@') { name.to_owned() } else { format!("@@SESSION.{name}") }
+fn assigned(name: &str, mariadb: bool) -> String {
+    match (name.strip_prefix('@'), name) {
+        (Some(user), _) => quoted_user_variable(user),
+        // MariaDB knows MySQL's names of these since 11.1 only, MySQL no longer knows the old ones.
+        (None, "transaction_isolation") if mariadb => "@@SESSION.tx_isolation".to_owned(),
+        (None, "transaction_read_only") if mariadb => "@@SESSION.tx_read_only".to_owned(),
+        (None, _) => format!("@@SESSION.{name}"),
+    }
+}
+
+/// One name for a variable that MariaDB and MySQL name differently: MySQL's.
+#[must_use]
+pub fn canonical_variable(name: &str) -> &str {
+    match name {
+        "tx_isolation" => "transaction_isolation",
+        "tx_read_only" => "transaction_read_only",
+        other => other,
+    }
+}
+
+/// `@name`, quoted where it must be.
+#[must_use]
+pub fn quoted_user_variable(name: &str) -> String {
+    match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.')) {
+        true => format!("@{name}"),
+        false => format!("@`{}`", name.replace('`', "``")),
+    }
 }
 
 /// Settings being changed.
@@ -149,13 +186,13 @@ impl SettingsBuilder {
 
     /// Sets a variable (lower case; a user variable with its `@`) to a value that is SQL.
     pub fn variable(&mut self, name: &str, value: &str) -> &mut Self {
-        self.variables.insert(name.into(), value.into());
+        self.variables.insert(canonical_variable(name).into(), value.into());
         self
     }
 
     /// Takes a variable back to its default.
     pub fn unset(&mut self, name: &str) -> &mut Self {
-        self.variables.remove(name);
+        self.variables.remove(canonical_variable(name));
         self
     }
 
@@ -180,10 +217,15 @@ impl SettingsBuilder {
     /// The finished value.
     #[must_use]
     pub fn build(&self) -> Arc<Settings> {
-        let mut hasher = DefaultHasher::new();
-        (&self.schema, self.found_rows, &self.names, &self.variables).hash(&mut hasher);
+        let mut hasher = KEYS.build_hasher();
+        (&self.schema, self.found_rows, &self.names).hash(&mut hasher);
+        let is_user = |name: &str| name.starts_with('@');
+        self.variables.iter().filter(|(name, _)| !is_user(name)).for_each(|pair| pair.hash(&mut hasher));
+        let meaning = hasher.finish();
+        self.variables.iter().filter(|(name, _)| is_user(name)).for_each(|pair| pair.hash(&mut hasher));
         Arc::new(Settings {
             hash: hasher.finish(),
+            meaning,
             schema: self.schema.clone(),
             found_rows: self.found_rows,
             names: self.names.clone(),
@@ -201,15 +243,15 @@ mod tests {
         let base = Settings::at_login(false);
         let a = base.edit().variable("time_zone", "'+00:00'").variable("@x", "5").build();
         let b = base.edit().variable("sql_mode", "''").names("latin1").build();
-        assert_eq!(base.set_statement(&a), "SET @x=5, @@SESSION.time_zone='+00:00'");
+        assert_eq!(base.set_statement(&a, true), "SET @x=5, @@SESSION.time_zone='+00:00'");
         assert_eq!(
-            a.set_statement(&b),
+            a.set_statement(&b, true),
             "SET NAMES latin1, @x=NULL, @@SESSION.time_zone=DEFAULT, @@SESSION.sql_mode=''"
         );
-        assert_eq!(a.set_statement(&a), "");
+        assert_eq!(a.set_statement(&a, true), "");
         let c = b.edit().variable("character_set_results", "NULL").build();
-        assert_eq!(b.set_statement(&c), "SET NAMES latin1, @@SESSION.character_set_results=NULL");
-        assert_eq!(c.set_statement(&b), "SET NAMES latin1");
+        assert_eq!(b.set_statement(&c, true), "SET NAMES latin1, @@SESSION.character_set_results=NULL");
+        assert_eq!(c.set_statement(&b, true), "SET NAMES latin1");
     }
 
     #[test]

@@ -8,7 +8,6 @@ use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Pool, PoolConstraints, P
 use parking_lot::Mutex;
 use usher_config::{BackendTls, GlobalMaster, Limits, TlsMode};
 
-use crate::error::plainly;
 use crate::{Error, Result};
 
 /// Connections that one process keeps to one server for its own short exchanges.
@@ -131,7 +130,7 @@ impl Dial {
             Ok(Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer))) => {
                 Err(Failure::NoTls)
             }
-            Ok(Err(error)) => Err(unavailable(plainly(&error))),
+            Ok(Err(error)) => Err(unavailable(error.to_string())),
             Err(_) => Err(unavailable(format!("no connection within {} ms", self.connect_ms))),
         }
     }

@@ -98,15 +98,7 @@ impl Error {
             mysql_async::Error::Server(inner) => {
                 Self::Server { server: server.to_owned(), code: inner.code, message: inner.message.clone() }
             }
-            other => Self::ServerUnavailable { server: server.to_owned(), reason: plainly(other) },
+            other => Self::ServerUnavailable { server: server.to_owned(), reason: other.to_string() },
         }
-    }
-}
-
-/// The driver's error without the driver's own layers around the system's words.
-pub(crate) fn plainly(error: &mysql_async::Error) -> String {
-    match error {
-        mysql_async::Error::Io(mysql_async::IoError::Io(inner)) => inner.to_string(),
-        other => other.to_string(),
     }
 }

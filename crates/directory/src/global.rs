@@ -14,7 +14,6 @@ use usher_config::{BackendTls, Endpoint, GlobalMaster, Limits};
 use usher_topology::{Server, ShardId, Topology};
 
 use crate::dial::Dial;
-use crate::error::plainly;
 use crate::{Error, Result};
 
 /// After a search that found no writer, callers get its error for this long instead of searching again.
@@ -230,7 +229,7 @@ impl Global {
         match read_only {
             Ok(Ok(Some(value))) if !is_on(&value) => Ok(conn),
             Ok(Ok(_)) => Err(unavailable("it is read-only".to_owned())),
-            Ok(Err(error)) => Err(unavailable(plainly(&error))),
+            Ok(Err(error)) => Err(unavailable(error.to_string())),
             Err(_) => Err(unavailable("no answer in time".to_owned())),
         }
     }

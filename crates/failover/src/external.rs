@@ -29,16 +29,6 @@ pub enum Reach {
     Down,
 }
 
-impl Reach {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Writable => "takes writes",
-            Self::ReadOnly => "is read-only",
-            Self::Down => "does not answer",
-        }
-    }
-}
-
 /// What becomes of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -131,13 +121,8 @@ impl Flips {
         if recorded.is_none() {
             return Err(refused("the row has changed meanwhile; ask again".to_owned()));
         }
-        let mut detail = format!("{writer}, epoch {epoch}; it {}", reach.words());
-        if let Some(reach) = reach_other {
-            detail += &format!(", the other member {}", reach.words());
-        }
-        if force {
-            detail += "; forced";
-        }
+        let detail =
+            format!("writer {writer}, epoch {epoch}, force {force}, seen {reach:?}, other {reach_other:?}");
         rows::record(&self.global, by, "writer set", shard, &detail).await?;
         Ok(true)
     }

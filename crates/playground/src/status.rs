@@ -34,7 +34,7 @@ pub struct ProcessStatus {
     pub port: u16,
     /// Whether it runs.
     pub state: ProcessState,
-    /// Of a database server: how its replication does. Of the proxy: its other ports.
+    /// Of a database server: how its replication does.
     pub detail: String,
 }
 
@@ -100,9 +100,6 @@ pub(crate) async fn status(dir: &Path) -> Result<Status> {
     }
     for (name, port) in [("proxy", state.proxy_port), ("controller", state.controller_port)] {
         processes.push(plain(&state, name, name, port));
-    }
-    if let Some(proxy) = processes.iter_mut().find(|process| process.name == "proxy") {
-        proxy.detail = format!("admin console on {}, dashboard on {}", state.admin_port, state.http_port);
     }
     Ok(Status { server: state.server, processes })
 }

@@ -126,6 +126,14 @@ impl Session {
         let entry = create
             .sharded(key, sequence, None)
             .map_err(|error| unsupported(&format!("table {}: {error}", table.name)))?;
+        if !is_kept(entry.key_type) {
+            let reason = format!(
+                "table {}: the catalog cannot keep yet how the collation of column {} tells keys apart by case and \
+                 trailing spaces; use VARBINARY, a _nopad_bin or _0900_bin collation, or a padding _ci one",
+                table.name, entry.key_column
+            );
+            return Err(unsupported(&reason));
+        }
         Ok(Catalog::Created(Box::new(table_row(schema, table.name.clone(), &entry))))
     }
 
@@ -283,6 +291,15 @@ impl Session {
         let reply = lent.query(ask.as_bytes()).await.map_err(|fault| fault.to_string())?;
         let cells = reply.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
         Ok(cells.map(|name| String::from_utf8_lossy(&name).into_owned()).collect())
+    }
+}
+
+/// Whether the catalog has a type for these keys. Another one would take two users for one, and a move of that one
+/// would find no rows.
+fn is_kept(key_type: SqlKeyType) -> bool {
+    match key_type {
+        SqlKeyType::Int { .. } => true,
+        SqlKeyType::Text(rule) => rule == usher_sql::TextRule::BINARY || rule.fold_case && rule.pad,
     }
 }
 

@@ -6,7 +6,9 @@ use usher_backend::{BackendError, Fault, Lent, Pool};
 use usher_directory::rows::MoveMode;
 use usher_directory::{EntityState, State};
 use usher_sql::Plan;
-use usher_topology::{Generation, Key, Server, ServerId, Shard, ShardId, ShardState, Want, choose};
+use usher_topology::{
+    Generation, GtidPosition, Key, Server, ServerId, Shard, ShardId, ShardState, Want, choose,
+};
 use usher_wire::command::{COM_PING, COM_STMT_CLOSE, COM_STMT_PREPARE};
 use usher_wire::relay::Kind;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
@@ -18,6 +20,7 @@ use crate::in_flight::InFlight;
 use crate::relay::{Broken, Outcome, Watch, interrupted};
 use crate::route::Place;
 use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
+use crate::user_vars::Owed;
 use crate::watermark::Needs;
 
 /// Read-only servers say so: MariaDB and MySQL 1290, MySQL in read-only mode 1836.
@@ -87,7 +90,10 @@ impl Session {
     /// Runs a statement where it belongs and answers the client.
     pub(crate) async fn run(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
         self.kept = None;
-        if let Some(at) = self.bound.iter().position(|bound| bound.shard == order.place.shard) {
+        // What is held on another shard for other reasons is not a way around the open transaction.
+        let beside = self.is_open_beside(order.place.shard);
+        let bound = self.bound.iter().position(|bound| bound.shard == order.place.shard);
+        if let Some(at) = bound.filter(|_| !beside) {
             return self.run_bound(at, order, turn).await;
         }
         if let Transaction::Open(shard) = self.transaction {
@@ -100,7 +106,7 @@ impl Session {
                 .into());
         }
         let opens = self.transaction != Transaction::None || !self.autocommit;
-        if order.writes() || opens {
+        if order.writes() || opens || !self.next_transaction.is_empty() {
             self.run_on_writer(&mut order, turn).await
         } else {
             self.run_read(&mut order, turn).await
@@ -132,7 +138,7 @@ impl Session {
                     lent.discard();
                     self.shared.metrics.retried.inc();
                 }
-                Err(broken) => return self.broken(lent, broken, false, false).await,
+                Err(broken) => return self.broken(lent, broken, order, false).await,
             }
         }
     }
@@ -140,7 +146,8 @@ impl Session {
     /// Outside of any transaction of the client's: a statement that touches no table, or that can find nothing. It
     /// neither opens nor needs a transaction, so it does not decide where the client's goes.
     pub(crate) async fn run_aside(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
-        if let Some(at) = self.bound.iter().position(|bound| bound.shard == order.place.shard) {
+        let bound = self.bound.iter().position(|bound| bound.shard == order.place.shard);
+        if let Some(at) = bound.filter(|_| !self.is_open_beside(order.place.shard)) {
             return self.run_bound(at, order, turn).await;
         }
         self.kept = None;
@@ -150,11 +157,30 @@ impl Session {
         }
         self.aside = Some(self.status());
         let in_transaction = std::mem::replace(&mut self.transaction, Transaction::None);
-        let served = self.run_read(&mut order, turn).await;
+        // The transaction's entry and what it wrote are not this statement's to end.
+        let entered = std::mem::take(&mut self.entered);
+        let written = std::mem::take(&mut self.written);
+        let next = std::mem::take(&mut self.next_transaction);
+        let before = Arc::clone(&self.settings);
+        let served = match bound {
+            Some(at) => self.run_bound(at, order, turn).await,
+            None => self.run_read(&mut order, turn).await,
+        };
         self.aside = None;
-        self.transaction = in_transaction;
-        self.settings = own;
+        (self.transaction, self.entered, self.written) = (in_transaction, entered, written);
+        self.next_transaction = next;
+        if Arc::ptr_eq(&self.settings, &before) {
+            self.settings = own;
+        } else if !self.autocommit {
+            // The statement has changed settings.
+            self.settings = self.settings.edit().variable("autocommit", "0").build();
+        }
         served
+    }
+
+    /// Whether the open transaction is on another shard than this one.
+    fn is_open_beside(&self, shard: ShardId) -> bool {
+        matches!(self.transaction, Transaction::Open(open) if open != shard)
     }
 
     fn choose_for_read(&mut self, order: &Order<'_>, last: bool) -> Result<(Arc<Pool>, bool), Stop> {
@@ -224,7 +250,9 @@ impl Session {
                 }
                 Verdict::Go(fence) => {
                     self.entered = true;
-                    InFlight::enter(&self.slot, shard.id, order.key, state.version);
+                    // A read in a transaction lets no write of its user in.
+                    let key = order.key.filter(|_| order.writes());
+                    InFlight::enter(&self.slot, shard.id, key, state.version);
                     let current = Arc::ptr_eq(&state, &self.shared.directory.state());
                     let there = current && self.is_still_there(&state, order).await?;
                     if there && Arc::ptr_eq(&state, &self.shared.directory.state()) {
@@ -370,7 +398,10 @@ impl Session {
                 let why = read_only(lent.server());
                 Ok(Tried::Later(why))
             }
-            Ok(outcome) if own => self.commit_own(lent, outcome, order).await.map(Tried::Answered),
+            Ok(outcome) if own => {
+                let outcome = self.commit_own(&mut lent, outcome).await?;
+                self.finish(lent, outcome, order).await.map(Tried::Answered)
+            }
             Ok(outcome) => {
                 if lent.status.has(Status::IN_TRANS) {
                     self.transaction = Transaction::Open(leave.shard);
@@ -378,14 +409,17 @@ impl Session {
                 self.finish(lent, outcome, order).await.map(Tried::Answered)
             }
             Err(broken) => {
-                let in_transaction = lent.status.has(Status::IN_TRANS) || own;
-                self.broken(lent, broken, order.writes(), in_transaction && !own).await.map(Tried::Answered)
+                let in_transaction = lent.status.has(Status::IN_TRANS) && !own;
+                self.broken(lent, broken, order, in_transaction).await.map(Tried::Answered)
             }
         }
     }
 
     /// Begins the client's pending transaction, or one of our own, on this connection.
     async fn begin_on(&mut self, lent: &mut Lent, own: bool) -> Result<(), Start> {
+        for statement in &self.next_transaction {
+            said(lent.query(statement).await)?;
+        }
         if let Transaction::Pending(statements) = &self.transaction {
             for statement in statements {
                 said(lent.query(statement).await)?;
@@ -408,19 +442,16 @@ impl Session {
         Ok(!reply.rows.is_empty())
     }
 
-    /// Commits the transaction of our own around a fenced write, then answers.
-    async fn commit_own(&mut self, mut lent: Lent, mut outcome: Outcome, order: &Order<'_>) -> Served {
-        let failed = outcome.error.is_some();
-        let end: &[u8] = if failed { b"ROLLBACK" } else { b"COMMIT" };
-        match said(lent.query(end).await) {
-            Ok(reply) => {
-                outcome.position = reply
-                    .gtid
-                    .and_then(|gtid| usher_topology::GtidPosition::parse(&gtid).ok())
-                    .map(Arc::new)
-                    .or(outcome.position);
-                self.finish(lent, outcome, order).await
-            }
+    /// Ends the transaction of our own around a fenced write.
+    async fn commit_own(&mut self, lent: &mut Lent, mut outcome: Outcome) -> Result<Outcome, Stop> {
+        let end: &[u8] = if outcome.error.is_some() { b"ROLLBACK" } else { b"COMMIT" };
+        outcome.position = self.end_own(lent, end).await?.or(outcome.position);
+        Ok(outcome)
+    }
+
+    async fn end_own(&mut self, lent: &mut Lent, how: &[u8]) -> Result<Option<Arc<GtidPosition>>, Stop> {
+        match said(lent.query(how).await) {
+            Ok(reply) => Ok(position(reply.gtid)),
             Err(Start::Refused(_, payload)) => {
                 lent.dirty = true;
                 Err(Stop::Pass(payload))
@@ -434,19 +465,23 @@ impl Session {
     }
 
     /// On a connection that the session holds already: of its transaction, or pinned.
-    pub(crate) async fn run_bound(&mut self, at: usize, order: Order<'_>, turn: Turn) -> Served {
-        let mut order = order;
+    pub(crate) async fn run_bound(&mut self, at: usize, mut order: Order<'_>, turn: Turn) -> Served {
         let mut bound = self.bound.swap_remove(at);
-        let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
-        let served = self.run_on_bound(&mut bound, open, &mut order, turn).await;
+        let served = self.run_on_bound(&mut bound, &mut order, turn).await;
         let outcome = match served {
-            Ok(outcome) => outcome,
-            Err(Stop::Fail(failure)) if !bound.lent.is_discarded() => {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => {
+                // The user lives elsewhere by now; the state on this connection stays with the session.
+                self.shared.in_flight.leave(&self.slot);
                 self.bound.push(bound);
-                return Err(failure.into());
+                return Box::pin(self.run_on_writer(&mut order, turn)).await;
+            }
+            Err(Stop::End(end)) => {
+                self.end_transaction();
+                return Err(end.into());
             }
             Err(stop) => {
-                self.end_transaction();
+                self.hold_on_to(bound).await;
                 return Err(stop);
             }
         };
@@ -454,39 +489,84 @@ impl Session {
         self.finish_bound(bound, outcome, &order).await
     }
 
+    /// Keeps a connection, and the client's transaction on it, after a statement that was not carried out.
+    async fn hold_on_to(&mut self, mut bound: Bound) {
+        if matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard) {
+            match bound.lent.is_discarded() {
+                true => self.end_transaction(),
+                false => self.bound.push(bound),
+            }
+            return;
+        }
+        self.entered = false;
+        self.shared.in_flight.leave(&self.slot);
+        if bound.lent.is_discarded() {
+            return;
+        }
+        // A transaction of our own around the statement.
+        if bound.lent.status.has(Status::IN_TRANS) && said(bound.lent.query(b"ROLLBACK").await).is_err() {
+            bound.lent.discard();
+            return;
+        }
+        self.bound.push(bound);
+    }
+
+    /// `None`: nothing was done, as the user does not live here.
     async fn run_on_bound(
         &mut self,
         bound: &mut Bound,
-        open: bool,
         order: &mut Order<'_>,
         turn: Turn,
-    ) -> Result<Outcome, Stop> {
+    ) -> Result<Option<Outcome>, Stop> {
+        let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
+        if bound.pinned && !open && !self.is_writer(bound) {
+            let gone =
+                Fault::Protocol(usher_wire::Error::Misuse("the shard's writer is another server by now"));
+            return Err(self.lost_bound(bound, &gone, false).into());
+        }
+        if bound.lent.is_shut_out() {
+            return Err(self.lost_bound(bound, &Fault::Closed, false).into());
+        }
         self.bring_settings(bound).await?;
-        if order.writes() && !self.admit_bound(bound, open, order).await? {
+        let fence = match order.writes() {
+            true => match self.admit_bound(bound, open, order).await? {
+                Admitted::Here(fence) => fence,
+                Admitted::Elsewhere if open => {
+                    return Err(Failure::new(ErrorId::FenceClosed).safe_to_retry().into());
+                }
+                Admitted::Elsewhere => return Ok(None),
+            },
+            false => None,
+        };
+        let own = fence.is_some() && self.autocommit && self.transaction == Transaction::None;
+        if !open {
+            self.begin_bound(bound, own).await?;
+        }
+        if let (Some(own_gen), Some(key)) = (fence, order.key)
+            && !self.fence_bound(bound, key, own_gen).await?
+        {
+            if own {
+                self.end_own(&mut bound.lent, b"ROLLBACK").await?;
+                return Ok(None);
+            }
             return Err(Failure::new(ErrorId::FenceClosed).safe_to_retry().into());
         }
-        if !open && let Transaction::Pending(_) = self.transaction {
-            match self.begin_on(&mut bound.lent, false).await {
-                Ok(()) => {}
-                Err(Start::Refused(_, payload)) => return Err(Stop::Pass(payload)),
-                Err(Start::Lost(fault)) => {
-                    return Err(self.lost_bound(bound, &fault, false).into());
-                }
-            }
-        }
-        let watch = Watch { intercept: &[], insert_id: order.insert_id, hide_transaction: false };
+        let watch = Watch { intercept: &[], insert_id: order.insert_id, hide_transaction: own };
         match self.exchange(&mut bound.lent, order, turn, watch).await {
-            Ok(outcome) => Ok(outcome),
+            Ok(outcome) if own => self.commit_own(&mut bound.lent, outcome).await.map(Some),
+            Ok(outcome) => Ok(Some(outcome)),
             Err(Broken::Server { fault, forwarded: false, .. }) => {
-                Err(self.lost_bound(bound, &fault, order.writes() && !open).into())
+                let in_transaction = self.transaction != Transaction::None;
+                let unknown = may_be_done(order, in_transaction);
+                Err(self.lost_bound(bound, &fault, unknown).into())
             }
             Err(Broken::Server { fault, seq, .. }) => {
-                let failure = interrupted(&bound.lent.server().name, &fault);
+                let failure = torn(bound.lent.server(), &fault, order);
                 bound.lent.discard();
+                self.end_transaction();
                 match seq {
                     Some(seq) => {
                         self.end_rows_with(seq, &failure).await?;
-                        self.end_transaction();
                         Err(End::Refused(ErrorId::SessionStateLost).into())
                     }
                     None => Err(End::Torn.into()),
@@ -499,42 +579,93 @@ impl Session {
         }
     }
 
-    /// A transaction's further users are let in like its first.
+    fn is_writer(&self, bound: &Bound) -> bool {
+        let state = self.shared.directory.state();
+        state.topology.shard(bound.shard).is_some_and(|shard| shard.writer == bound.lent.server().id)
+    }
+
+    /// Begins what is pending, or a transaction of our own, on a connection that the session holds.
+    async fn begin_bound(&mut self, bound: &mut Bound, own: bool) -> Result<(), Stop> {
+        let pending = matches!(self.transaction, Transaction::Pending(_));
+        match self.begin_on(&mut bound.lent, own).await {
+            Ok(()) => {}
+            Err(Start::Refused(_, payload)) => return Err(Stop::Pass(payload)),
+            Err(Start::Lost(fault)) => return Err(self.lost_bound(bound, &fault, false).into()),
+        }
+        if pending {
+            self.transaction = Transaction::Open(bound.shard);
+        }
+        Ok(())
+    }
+
+    /// Lets a write in on a connection that the session holds.
     async fn admit_bound(
         &mut self,
         bound: &mut Bound,
         open: bool,
         order: &mut Order<'_>,
-    ) -> Result<bool, Stop> {
-        let known = open && order.key.is_none_or(|key| InFlight::has_key(&self.slot, key));
-        if known {
-            return Ok(true);
-        }
-        let state = self.shared.directory.state();
-        let shard = find(&state, bound.shard)?;
+    ) -> Result<Admitted, Stop> {
+        let shared = Arc::clone(&self.shared);
+        let mut hold = Hold::new(&shared, self.transaction != Transaction::None);
         if !open {
-            // Pinned, outside of a transaction: as any write, but it cannot go elsewhere.
-            let shared = Arc::clone(&self.shared);
-            let mut hold = Hold::new(&shared, false);
-            self.admit(order, &mut hold).await?;
-            return Ok(order.place.shard == bound.shard);
+            let leave = self.admit(order, &mut hold).await?;
+            let here = order.place.shard == bound.shard;
+            return Ok(if here { Admitted::Here(leave.fence) } else { Admitted::Elsewhere });
         }
-        self.entered = true;
-        InFlight::enter(&self.slot, shard.id, order.key, state.version);
-        let Some((key, moving)) = order.key.and_then(|key| Some((key, state.moving.get(key)?))) else {
-            return Ok(true);
-        };
-        match (moving.located.state, moving.row.mode) {
-            (EntityState::Active, _) => Ok(true),
-            (EntityState::Locked, _) => {
-                let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
-                Err(locked(key, to, moving.row.eta_ms, true).into())
+        match order.key {
+            Some(key) if !InFlight::has_key(&self.slot, key) => {
+                let admitted = self.admit_key(bound, key, order, &mut hold).await;
+                if !matches!(admitted, Ok(true)) {
+                    shared.in_flight.leave_key(&self.slot, key);
+                }
+                Ok(if admitted? { Admitted::Here(None) } else { Admitted::Elsewhere })
             }
-            _ => match self.fence(&mut bound.lent, key, moving.located.own_gen).await {
-                Ok(owned) => Ok(owned),
-                Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
-                Err(Start::Lost(fault)) => Err(self.lost_bound(bound, &fault, false).into()),
-            },
+            _ => Ok(Admitted::Here(None)),
+        }
+    }
+
+    /// Lets a further user's first write into the open transaction, by the same rules as the first user's.
+    async fn admit_key(
+        &mut self,
+        bound: &mut Bound,
+        key: &Key,
+        order: &Order<'_>,
+        hold: &mut Hold<'_>,
+    ) -> Result<bool, Stop> {
+        for _ in 0..ADMIT_ATTEMPTS {
+            let state = self.shared.directory.state();
+            self.entered = true;
+            InFlight::enter(&self.slot, bound.shard, Some(key), state.version);
+            let there = self.is_still_there(&state, order).await?;
+            if !Arc::ptr_eq(&state, &self.shared.directory.state()) {
+                continue;
+            }
+            let Some(moving) = state.moving.get(key) else { return Ok(there) };
+            match (moving.located.state, moving.row.mode) {
+                (EntityState::Active, _) => return Ok(there),
+                (EntityState::Moving | EntityState::Settling, _) => {
+                    return Ok(there && self.fence_bound(bound, key, moving.located.own_gen).await?);
+                }
+                (EntityState::Locked, mode) => {
+                    let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
+                    let failure = locked(key, to, moving.row.eta_ms, true);
+                    if mode == MoveMode::Locked {
+                        return Err(failure.into());
+                    }
+                    // The cutover must not wait for this write while it waits for the cutover.
+                    self.shared.in_flight.leave_key(&self.slot, key);
+                    hold.wait_newer(state.version, &failure).await?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn fence_bound(&mut self, bound: &mut Bound, key: &Key, own_gen: Generation) -> Result<bool, Stop> {
+        match self.fence(&mut bound.lent, key, own_gen).await {
+            Ok(owned) => Ok(owned),
+            Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
+            Err(Start::Lost(fault)) => Err(self.lost_bound(bound, &fault, false).into()),
         }
     }
 
@@ -583,7 +714,8 @@ impl Session {
             Body::Text(packets) | Body::FieldList(packets) => lent.send(packets).await.map_err(unsent)?,
             Body::Execute { text, hash, packet } => {
                 let max = self.shared.limits.statements_per_backend_max;
-                let id = match prepared_id(lent, text, *hash, max).await {
+                let hash = under(*hash, &lent.settings);
+                let id = match prepared_id(lent, text, hash, max).await {
                     Ok(id) => id,
                     Err(Start::Lost(fault)) => return Err(unsent(fault)),
                     Err(Start::Refused(_, payload)) => return Ok(self.refused(payload, turn)),
@@ -597,7 +729,8 @@ impl Session {
         let kind = if matches!(order.body, Body::FieldList(_)) { Kind::FieldList } else { Kind::Query };
         let outcome = self.relay(lent, kind, turn, watch).await?;
         if let (Some(UNKNOWN_STATEMENT), Body::Execute { hash, .. }) = (outcome.error, &order.body) {
-            lent.forget_statement(*hash);
+            let hash = under(*hash, &lent.settings);
+            lent.forget_statement(hash);
         }
         Ok(outcome)
     }
@@ -622,8 +755,9 @@ impl Session {
         let plan = order.plan;
         let failed = outcome.error.is_some();
         let writes = order.writes();
-        if failed && bound.lent.status.has(Status::IN_TRANS) {
-            // A deadlock rolls the transaction back, other errors do not: the server knows.
+        if failed && !self.surely_without_transaction(&bound, plan) {
+            // A deadlock rolls the transaction back, other errors do not, and what failed may have begun one: the
+            // server knows.
             if bound.lent.command(COM_PING, &[]).await.is_err() {
                 bound.lent.discard();
                 self.end_transaction();
@@ -635,6 +769,8 @@ impl Session {
             bound.lent.last_insert_id = None;
         }
         self.note_counts(&outcome, order, failed);
+        // It was for this transaction, or for this statement alone.
+        self.next_transaction.clear();
         if writes
             && !failed
             && let Some(key) = order.key
@@ -652,26 +788,46 @@ impl Session {
         } else if self.entered || self.transaction != Transaction::None {
             self.close_transaction(bound.shard, &outcome, failed);
         }
-        let ask_id = !failed && self.asks_for_id(order, &outcome);
-        let mut kept = Some(bound);
-        if let Some(bound) = kept.take_if(|bound| (open || bound.pinned) && !ask_id) {
-            self.bound.push(bound);
-        } else if outcome.warnings == 0 && !failed && !plan.uses.calc_found_rows && !ask_id {
-            kept = None;
-        }
+        let owed = Owed {
+            shard: bound.shard,
+            id: !failed && self.asks_for_id(order, &outcome),
+            // Some rows may have been looked at before it failed.
+            variables: plan.uses.writes_user_vars.clone(),
+        };
+        let keep = outcome.warnings > 0 || failed || plan.uses.calc_found_rows;
         let seq = outcome.seq;
+        let mut kept = Some(bound);
+        if owed.is_nothing() || keep {
+            if !owed.is_nothing() {
+                self.owed = Some(Box::new(owed));
+            }
+            if let Some(bound) = kept.take_if(|bound| open || bound.pinned) {
+                self.bound.push(bound);
+            } else if !keep {
+                kept = None;
+            }
+            self.kept = kept;
+            self.send_tail(outcome.tail).await?;
+            return Ok(Answered { failed, seq });
+        }
         self.send_tail(outcome.tail).await?;
         if let Some(mut bound) = kept {
-            if ask_id {
-                self.ask_for_id(&mut bound.lent).await;
-            }
-            match () {
-                () if bound.lent.is_discarded() => {}
-                () if open || bound.pinned => self.bound.push(bound),
-                () => self.kept = Some(bound),
+            bound.pinned |= !self.ask(&mut bound.lent, &owed).await;
+            match bound.lent.is_discarded() {
+                true if open => self.end_transaction(),
+                false if open || bound.pinned => self.bound.push(bound),
+                _ => {}
             }
         }
         Ok(Answered { failed, seq })
+    }
+
+    /// Whether a statement that failed cannot have left a transaction open.
+    fn surely_without_transaction(&self, bound: &Bound, plan: &Plan) -> bool {
+        use usher_sql::Kind::{Delete, Insert, LockingRead, Read, Replace, Update};
+        let simple = matches!(plan.kind, Read | LockingRead | Insert | Replace | Update | Delete)
+            && !plan.uses.needs_writer();
+        self.autocommit && simple && !bound.lent.status.has(Status::IN_TRANS)
     }
 
     fn note_counts(&mut self, outcome: &Outcome, order: &Order<'_>, failed: bool) {
@@ -691,16 +847,13 @@ impl Session {
         unsharded_insert || order.plan.uses.sets_last_insert_id
     }
 
-    async fn ask_for_id(&mut self, lent: &mut Lent) {
-        match lent.query(b"SELECT LAST_INSERT_ID()").await {
-            Ok(reply) => {
-                if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
-                    self.last_insert_id = id;
-                    lent.last_insert_id = Some(id);
-                }
-            }
-            Err(_) => lent.discard(),
+    pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent) -> Result<(), Fault> {
+        let reply = lent.query(b"SELECT LAST_INSERT_ID()").await?;
+        if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
+            self.last_insert_id = id;
+            lent.last_insert_id = Some(id);
         }
+        Ok(())
     }
 
     /// A transaction or a single write has ended: its users' next reads must see it.
@@ -716,22 +869,31 @@ impl Session {
     }
 
     /// The failure of a statement whose server was lost.
-    async fn broken(&mut self, mut lent: Lent, broken: Broken, wrote: bool, in_transaction: bool) -> Served {
+    async fn broken(
+        &mut self,
+        mut lent: Lent,
+        broken: Broken,
+        order: &Order<'_>,
+        in_transaction: bool,
+    ) -> Served {
         let stop = match broken {
             Broken::Client(error) => Stop::End(End::Io(error)),
             Broken::Server { fault, forwarded: false, .. } => {
-                let (id, executed) = match (in_transaction, wrote) {
-                    (true, _) => (ErrorId::BackendLostInTransaction, Executed::No),
-                    (false, true) => (ErrorId::OutcomeUnknown, Executed::Unknown),
+                let (id, executed) = match (may_be_done(order, in_transaction), in_transaction) {
+                    (true, _) => (ErrorId::OutcomeUnknown, Executed::Unknown),
+                    (false, true) => (ErrorId::BackendLostInTransaction, Executed::No),
                     (false, false) => (ErrorId::ShardUnreachable, Executed::No),
                 };
                 Stop::Fail(lost(lent.server(), &fault, id, executed))
             }
             Broken::Server { fault, seq: Some(seq), .. } => {
-                let failure = interrupted(&lent.server().name, &fault);
+                let failure = torn(lent.server(), &fault, order);
                 lent.discard();
                 self.end_transaction();
                 self.end_rows_with(seq, &failure).await?;
+                if failure.id() == ErrorId::OutcomeUnknown {
+                    return Err(End::Refused(failure.id()).into());
+                }
                 return Ok(Answered { failed: true, seq: seq.wrapping_add(1) });
             }
             Broken::Server { .. } => Stop::End(End::Torn),
@@ -758,6 +920,14 @@ enum Tried {
     Later(Failure),
 }
 
+/// Whether a write may go on a connection that the session holds.
+enum Admitted {
+    /// It may, once the ownership row shows this.
+    Here(Option<Generation>),
+    /// The user does not live there.
+    Elsewhere,
+}
+
 /// Why a statement of ours in front of the client's did not succeed.
 pub(crate) enum Start {
     /// The server's error and its payload.
@@ -775,6 +945,11 @@ pub(crate) fn said(reply: Result<usher_backend::Reply, Fault>) -> Result<usher_b
         },
         Err(fault) => Err(Start::Lost(fault)),
     }
+}
+
+/// The hash of a statement prepared under these settings: sql_mode and character set are part of what it means.
+pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
+    hash ^ (u128::from(settings.meaning()) << 64 | u128::from(settings.meaning().rotate_left(32)))
 }
 
 /// The server's id of the statement, preparing it if this connection has not.
@@ -798,12 +973,48 @@ async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Res
     Ok(id)
 }
 
+/// Whether a statement whose server was lost may have been carried out for good. In a transaction only one that
+/// commits may have been: the rest is rolled back when its connection goes.
+fn may_be_done(order: &Order<'_>, in_transaction: bool) -> bool {
+    use usher_sql::Kind as PlanKind;
+    if !in_transaction {
+        return order.writes() || may_commit(&order.plan.kind);
+    }
+    return may_commit(&order.plan.kind);
+
+    fn may_commit(kind: &PlanKind) -> bool {
+        !matches!(
+            kind,
+            PlanKind::Read
+                | PlanKind::LockingRead
+                | PlanKind::Insert
+                | PlanKind::Replace
+                | PlanKind::Update
+                | PlanKind::Delete
+                | PlanKind::Rollback { .. }
+                | PlanKind::Savepoint(_)
+                | PlanKind::RollbackTo(_)
+                | PlanKind::ReleaseSavepoint(_)
+                | PlanKind::Show(_)
+                | PlanKind::Describe
+                | PlanKind::Explain
+                | PlanKind::Use(_)
+                | PlanKind::Do
+                | PlanKind::GetDiagnostics
+                | PlanKind::Signal
+                | PlanKind::Empty
+        )
+    }
+}
+
 /// Whether a statement leaves something on its connection that settings cannot replay.
 fn leaves_state(plan: &Plan) -> bool {
     use usher_sql::{DdlKind, Kind as PlanKind};
     plan.uses.named_lock
-        || !plan.uses.writes_user_vars.is_empty()
-        || matches!(plan.kind, PlanKind::LockTables | PlanKind::Ddl(DdlKind::CreateTemporaryTable))
+        || matches!(
+            plan.kind,
+            PlanKind::LockTables | PlanKind::Call | PlanKind::Ddl(DdlKind::CreateTemporaryTable)
+        )
 }
 
 fn find(state: &State, id: ShardId) -> Result<&Shard, Stop> {
@@ -835,6 +1046,18 @@ fn unsent(fault: Fault) -> Broken {
     // Sending failed: the server may have read a part, but never a whole statement... unless all had left before the
     // error came, which a socket does not tell. A write therefore counts as of unknown outcome.
     Broken::Server { fault, forwarded: false, seq: None }
+}
+
+pub(crate) fn position(gtid: Option<String>) -> Option<Arc<GtidPosition>> {
+    gtid.and_then(|gtid| GtidPosition::parse(&gtid).ok()).map(Arc::new)
+}
+
+/// The failure of a statement whose server was lost when a part of its answer had gone to the client.
+fn torn(server: &Server, fault: &Fault, order: &Order<'_>) -> Failure {
+    match order.writes() {
+        true => lost(server, fault, ErrorId::OutcomeUnknown, Executed::Unknown),
+        false => interrupted(&server.name, fault),
+    }
 }
 
 fn read_only(server: &Server) -> Failure {

@@ -79,7 +79,13 @@ impl InFlight {
         }
     }
 
-    /// Whether the transaction under way has written for this key before.
+    /// A write of `key` in the transaction under way was not let in after all.
+    pub(crate) fn leave_key(&self, slot: &Slot, key: &Key) {
+        slot.0.lock().keys.retain(|other| other != key);
+        self.tell_waiting();
+    }
+
+    /// Whether a write for this key was let in by the transaction under way.
     pub(crate) fn has_key(slot: &Slot, key: &Key) -> bool {
         slot.0.lock().keys.contains(key)
     }
@@ -92,6 +98,10 @@ impl InFlight {
         }
         flight.keys.clear();
         drop(flight);
+        self.tell_waiting();
+    }
+
+    fn tell_waiting(&self) {
         if self.waiting.load(Ordering::Acquire) > 0 {
             self.left.notify_waiters();
         }

@@ -25,6 +25,7 @@ mod set;
 mod shared;
 mod tls;
 mod transaction;
+mod user_vars;
 mod watermark;
 
 pub use accept::{Listener, serve};

@@ -12,7 +12,7 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::stmt::{Execute, Param, ParamType};
 
 use crate::buffers;
-use crate::execute::{Body, Order, checkout_failure};
+use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::query::{Text, unroutable, unsupported};
 use crate::route::{Place, Values};
@@ -123,7 +123,8 @@ impl Session {
         };
         let failed = server_id.is_none();
         if let Some(server_id) = server_id {
-            let old = lent.remember_statement(prepared.hash, server_id, max);
+            let hash = under(prepared.hash, &lent.settings);
+            let old = lent.remember_statement(hash, server_id, max);
             if let Some(old) = old {
                 let sent = lent.send_command(usher_wire::command::COM_STMT_CLOSE, &old.to_le_bytes()).await;
                 if sent.is_ok() { lent.rest() } else { lent.discard() }
@@ -168,6 +169,10 @@ impl Session {
                 .executed(Executed::No)
                 .into());
         }
+        if self.owed.is_some() {
+            self.settle_debts().await;
+        }
+        self.failure = None;
         if prepared.catalog != self.shared.catalog.load().version() {
             self.plan_again(prepared)?;
         }
@@ -321,8 +326,9 @@ impl Session {
                 let place = self.any_place();
                 let order =
                     Order { plan, place, key: None, body, insert_id: None, writer_hint: plan.needs_writer };
-                if plan.uses.named_lock || !plan.uses.writes_user_vars.is_empty() {
-                    return self.run(order, turn).await;
+                if plan.uses.named_lock {
+                    let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+                    return self.run_aside(Order { place, ..order }, turn).await;
                 }
                 self.run_aside(order, turn).await
             }

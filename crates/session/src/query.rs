@@ -12,7 +12,7 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use crate::execute::{Body, Order};
 use crate::insert::Insert;
 use crate::route::{Place, Values, directory_failure};
-use crate::session::{Answered, Served, Session, Stop, Turn};
+use crate::session::{Served, Session, Stop, Turn};
 
 /// A statement as it came.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +86,7 @@ impl Session {
             let answered = match Box::pin(self.statement(statement, Turn { seq, more })).await {
                 Ok(answered) => answered,
                 // The error must carry on the sequence of the answers before it.
-                Err(Stop::Fail(failure)) => {
-                    self.row_count = -1;
-                    self.end_rows_with(seq, &failure).await?;
-                    return Ok(Answered { failed: true, seq: seq.wrapping_add(1) });
-                }
-                Err(other) => return Err(other),
+                Err(stop) => return self.tell(stop, seq).await.map_err(Stop::End),
             };
             seq = answered.seq;
             let Some(offset) = next.filter(|_| !answered.failed) else { return Ok(answered) };
@@ -104,6 +99,10 @@ impl Session {
     /// Serves one statement.
     pub(crate) async fn statement(&mut self, statement: Text<'_>, turn: Turn) -> Served {
         let plan = self.plan(statement.text, statement.digest);
+        if (self.owed.is_some() || self.failure.is_some()) && !asks_of_the_one_before(&plan) {
+            self.failure = None;
+            self.settle_debts().await;
+        }
         let hints = &statement.digest.hints;
         if !hints.is_empty() {
             return Box::pin(self.hinted(statement, &plan, turn)).await;
@@ -150,6 +149,9 @@ impl Session {
         turn: Turn,
     ) -> Served {
         let located = match &key {
+            Some(key) if insert.is_none() && (plan.is_write || plan.needs_writer) => {
+                self.locate_to_change(key).await?
+            }
             Some(key) => self.locate(key).await?,
             None => None,
         };
@@ -206,10 +208,7 @@ impl Session {
         if plan.uses.connection_id || plan.uses.row_count {
             return self.with_own_values(statement, plan, turn).await;
         }
-        if plan.uses.found_rows
-            || plan.uses.diagnostics
-            || matches!(plan.kind, Kind::Show(ShowKind::Warnings | ShowKind::Errors) | Kind::GetDiagnostics)
-        {
+        if asks_of_the_one_before(plan) {
             return self.on_kept(statement, plan, turn).await;
         }
         match &plan.kind {
@@ -222,7 +221,7 @@ impl Session {
             Kind::Use(name) => self.use_schema(name.as_bytes(), turn).await,
             Kind::Ddl(kind) => self.ddl(statement, plan, *kind, turn).await,
             Kind::ExplainRoute => self.explain_route(statement, turn).await,
-            Kind::Kill => Err(unsupported("KILL through the proxy; kill it on the server")),
+            Kind::Kill => Err(unsupported("KILL through the proxy; ask the admin console")),
             Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
                 Err(unsupported("PREPARE in text; use the driver's prepared statements"))
             }
@@ -249,8 +248,10 @@ impl Session {
         let place = self.any_place();
         let body = Body::Text(packets);
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: plan.needs_writer };
-        if leaves_or_needs_state(plan) {
-            return self.run(Order { place: Place { from_writer: true, ..place }, ..order }, turn).await;
+        if plan.uses.named_lock {
+            // Everybody's locks have to meet.
+            let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+            return self.run_aside(Order { place, ..order }, turn).await;
         }
         self.run_aside(order, turn).await
     }
@@ -312,6 +313,9 @@ impl Session {
 
     /// Warnings, errors and FOUND_ROWS() of the statement before: on the connection it ran on.
     async fn on_kept(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        if self.failure.is_some() {
+            return self.no_diagnostics(plan, turn).await;
+        }
         let Some(kept) = self.kept.take() else {
             if let Some(bound) = self.bound.first() {
                 let place = Place { shard: bound.shard, from_writer: true };
@@ -339,7 +343,12 @@ impl Session {
     async fn no_diagnostics(&mut self, plan: &Plan, turn: Turn) -> Served {
         match plan.kind {
             Kind::Show(ShowKind::Warnings | ShowKind::Errors) => {
-                self.answer_table(&["Level", "Code", "Message"], &[], turn).await
+                let row = self
+                    .failure
+                    .as_deref()
+                    .map(|(code, message)| vec!["Error".to_owned(), code.to_string(), message.clone()]);
+                let rows: Vec<_> = row.into_iter().collect();
+                self.answer_table(&["Level", "Code", "Message"], &rows, turn).await
             }
             _ => {
                 Err(unsupported("FOUND_ROWS() or diagnostics of a statement whose connection was given back"))
@@ -394,10 +403,30 @@ impl Session {
         if plan.insert.is_some() || !is_plain(&plan.kind) {
             return Err(unsupported("a hint in front of this kind of statement"));
         }
+        if plan.is_write || plan.needs_writer {
+            self.check_hinted_write(statement, plan, &key)?;
+        }
         place.from_writer |= hints.writer;
         let body = Body::Text(statement.packets);
         let key = key.as_ref().filter(|_| !place.shard.is_global());
         self.run(Order { plan, place, key, body, insert_id: None, writer_hint: hints.writer }, turn).await
+    }
+
+    /// A hint does not narrow what a write touches: the statement itself must name the user.
+    fn check_hinted_write(&self, statement: Text<'_>, plan: &Plan, hinted: &Option<Key>) -> Result<(), Stop> {
+        match &plan.target {
+            Target::User { sources } => match self.values(statement).one_key(sources)? {
+                named if named == *hinted => Ok(()),
+                _ => {
+                    let note = "the hint names another user than the statement";
+                    Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into())
+                }
+            },
+            Target::Unsupported { .. } => Err(unsupported(
+                "a write that only its hint confines to a user; name the user in the statement",
+            )),
+            _ => Ok(()),
+        }
     }
 
     async fn named_shard(&self, name: &str, plan: &Plan, key: &Option<Key>) -> Result<Place, Stop> {
@@ -417,8 +446,11 @@ impl Session {
     }
 }
 
-fn leaves_or_needs_state(plan: &Plan) -> bool {
-    plan.uses.named_lock || !plan.uses.writes_user_vars.is_empty()
+/// Whether a statement asks what became of the one before: its warnings, its errors, its number of rows.
+fn asks_of_the_one_before(plan: &Plan) -> bool {
+    plan.uses.found_rows
+        || plan.uses.diagnostics
+        || matches!(plan.kind, Kind::Show(ShowKind::Warnings | ShowKind::Errors) | Kind::GetDiagnostics)
 }
 
 fn is_plain(kind: &Kind) -> bool {

@@ -146,6 +146,18 @@ impl Session {
         }
     }
 
+    /// Where a user lives whose rows are to be changed. That there is none is not believed to a cache: the user may
+    /// have come by another proxy a moment ago.
+    pub(crate) async fn locate_to_change(&self, key: &Key) -> Result<Option<Located>, Failure> {
+        match self.shared.directory.cached(key) {
+            Some(Some(located)) => Ok(Some(located)),
+            Some(None) => Box::pin(self.shared.directory.locate_fresh(key))
+                .await
+                .map_err(|error| directory_failure(&error)),
+            None => self.locate(key).await,
+        }
+    }
+
     /// Where statements of unknown users run: the tables of the global master, which are empty there; or the shard
     /// of the open transaction, which has no rows of theirs either.
     pub(crate) fn nowhere(&self) -> Place {

@@ -15,16 +15,18 @@ use usher_wire::caps::Caps;
 use usher_wire::command::Command;
 use usher_wire::frame::message;
 use usher_wire::handshake::{ChangeUser, Salt};
-use usher_wire::packet::TrackSet;
+use usher_wire::packet::{ErrPacket, TrackSet};
 use usher_wire::relay::ClientForm;
 use usher_wire::result::Answer;
 use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
 use crate::account::Account;
+use crate::execute::said;
 use crate::in_flight::Slot;
 use crate::prepared::Prepared;
 use crate::shared::Shared;
+use crate::user_vars::Owed;
 use crate::{buffers, login};
 
 /// Why a session ends.
@@ -151,6 +153,12 @@ pub(crate) struct Session {
     pub(crate) bound: Vec<Bound>,
     /// The connection of the last statement, kept while its warnings may be asked for.
     pub(crate) kept: Option<Bound>,
+    /// What has to be asked of the statement before, before the next one.
+    pub(crate) owed: Option<Box<Owed>>,
+    /// Error of the statement before, if it was answered by the session: for SHOW WARNINGS.
+    pub(crate) failure: Option<Box<(u16, String)>>,
+    /// SET TRANSACTION statements for the next transaction only.
+    pub(crate) next_transaction: Vec<Box<[u8]>>,
     /// What the client is to be told of its transaction while a statement runs beside it.
     pub(crate) aside: Option<Status>,
     pub(crate) last_insert_id: u64,
@@ -192,6 +200,9 @@ impl Session {
             written: Vec::new(),
             bound: Vec::new(),
             kept: None,
+            owed: None,
+            failure: None,
+            next_transaction: Vec::new(),
             aside: None,
             last_insert_id: 0,
             row_count: 0,
@@ -321,25 +332,50 @@ impl Session {
     async fn settle(&mut self, served: Served, seq: u8) -> Result<(), End> {
         match served {
             Ok(_) => Ok(()),
-            Err(Stop::Fail(failure)) => {
-                self.row_count = -1;
+            Err(stop) => self.tell(stop, seq).await.map(drop),
+        }
+    }
+
+    /// Tells the client what ended a statement early, in a packet with this sequence id.
+    pub(crate) async fn tell(&mut self, stop: Stop, seq: u8) -> Result<Answered, End> {
+        self.row_count = -1;
+        match stop {
+            Stop::Fail(failure) => {
+                if failure.id().rolls_back() {
+                    self.roll_back().await;
+                }
+                self.failure = Some(Box::new((failure.id().code(), failure.message())));
                 self.send_failure(seq, &failure).await?;
-                match failure.id() {
-                    // What may have happened must not look like something that can be sent again on this session.
-                    ErrorId::OutcomeUnknown | ErrorId::SessionStateLost => Err(End::Refused(failure.id())),
-                    _ => Ok(()),
+                // What may have happened must not look like something that can be sent again on this session.
+                if matches!(failure.id(), ErrorId::OutcomeUnknown | ErrorId::SessionStateLost) {
+                    return Err(End::Refused(failure.id()));
                 }
             }
-            Err(Stop::Pass(payload)) => {
-                self.row_count = -1;
+            Stop::Pass(payload) => {
+                let parsed = ErrPacket::parse(&payload).ok();
+                self.failure = parsed.map(|error| Box::new((error.code, error.text().into_owned())));
                 let mut out = buffers::take();
                 Answer::new(&mut out, seq, self.client.caps).packet(|out| out.extend_from_slice(&payload));
-                let sent = self.client.stream.write(&out).await;
-                buffers::give_back(out);
-                Ok(sent?)
+                self.send_tail(out).await?;
             }
-            Err(Stop::End(end)) => Err(end),
+            Stop::End(end) => return Err(end),
         }
+        Ok(Answered { failed: true, seq: seq.wrapping_add(1) })
+    }
+
+    /// The client is told that its transaction is rolled back: so it has to be.
+    async fn roll_back(&mut self) {
+        if let Transaction::Open(shard) = self.transaction
+            && let Some(at) = self.bound.iter().position(|bound| bound.shard == shard)
+        {
+            let mut bound = self.bound.swap_remove(at);
+            match said(bound.lent.query(b"ROLLBACK").await) {
+                Ok(_) if bound.pinned => self.bound.push(bound),
+                Ok(_) => {}
+                Err(_) => bound.lent.discard(),
+            }
+        }
+        self.end_transaction();
     }
 
     async fn send_failure(&mut self, seq: u8, failure: &Failure) -> Result<(), End> {
@@ -367,7 +403,15 @@ impl Session {
             }
             Command::ChangeUser(payload) => self.change_user(payload, turn).await,
             Command::Statistics => self.answer_statistics(turn).await,
-            Command::SetOption(_) => self.answer_end(turn).await,
+            Command::SetOption(option) => {
+                let multi = usher_wire::caps::Caps::MULTI_STATEMENTS;
+                self.client.caps = match option {
+                    0 => self.client.caps | multi,
+                    1 => self.client.caps.without(multi),
+                    _ => return Err(unsupported_command(0x1b)),
+                };
+                self.answer_end(turn).await
+            }
             Command::Unknown(byte) => Err(unsupported_command(byte)),
             Command::FieldList { table, wildcard } => self.field_list(table, wildcard, turn).await,
             Command::Refresh(_) => Err(unsupported_command(0x07)),
@@ -391,11 +435,14 @@ impl Session {
         self.statements.clear();
         self.last_insert_id = 0;
         self.row_count = 0;
+        self.failure = None;
     }
 
     /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
     pub(crate) fn abandon(&mut self) {
         self.kept = None;
+        self.owed = None;
+        self.next_transaction.clear();
         for bound in &mut self.bound {
             bound.lent.dirty = true;
         }

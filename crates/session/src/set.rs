@@ -7,6 +7,7 @@ use usher_backend::Lent;
 use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
 use usher_sql::{Mode, Plan, effects};
 use usher_wire::collation;
+use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::checkout_failure;
@@ -50,6 +51,9 @@ const FORBIDDEN: &[&str] = &[
     "pseudo_slave_mode",
     "pseudo_replica_mode",
 ];
+
+/// SET TRANSACTION statements remembered for the next transaction: one each for isolation and access, and to spare.
+const NEXT_TRANSACTION_MAX: usize = 4;
 
 impl Session {
     /// USE and COM_INIT_DB. The schema takes effect on the next connection that is used.
@@ -125,7 +129,7 @@ impl Session {
             apply_constant(&mut settings, assignment, statement.text)
         });
         if !constant {
-            return self.set_by_server(statement, plan, turn).await;
+            return self.set_by_server(statement, plan, &assignments, turn).await;
         }
         if let Some(on) = autocommit {
             // Turning it on commits what is open; turning it off begins with the next statement.
@@ -145,14 +149,40 @@ impl Session {
     }
 
     /// A SET with an expression: a server evaluates it, and tells what the variables are now.
-    async fn set_by_server(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
-        if let Transaction::Pending(_) = self.transaction
-            && self.bound.is_empty()
+    async fn set_by_server(
+        &mut self,
+        statement: Text<'_>,
+        plan: &Plan,
+        assignments: &[Assignment],
+        turn: Turn,
+    ) -> Served {
+        if let [Assignment::Transaction { scope: Scope::NextTransaction, .. }] = assignments
+            && !matches!(self.transaction, Transaction::Open(_))
         {
-            // The value must not bind the transaction to a server.
-            return self.anywhere(plan, statement.packets, turn).await;
+            return self.set_next_transaction(statement.text, turn).await;
         }
-        self.anywhere(plan, statement.packets, turn).await
+        let mut plan = plan.clone();
+        plan.uses.writes_user_vars.extend(assignments.iter().filter_map(|assignment| match assignment {
+            Assignment::UserVar { name, .. } => Some(name.clone()),
+            _ => None,
+        }));
+        // A value must not bind a transaction to a server: it is not asked for in one.
+        self.anywhere(&plan, statement.packets, turn).await
+    }
+
+    /// SET TRANSACTION without a scope holds for the next transaction: it goes ahead of it, to wherever it begins.
+    async fn set_next_transaction(&mut self, text: &[u8], turn: Turn) -> Served {
+        if let Transaction::Pending(_) = self.transaction {
+            let mut payload = Vec::new();
+            let message = b"Transaction characteristics can't be changed while a transaction is in progress";
+            ErrPacket { code: 1568, sqlstate: *b"25001", message }.encode(&mut payload);
+            return Err(Stop::Pass(payload));
+        }
+        if self.next_transaction.len() >= NEXT_TRANSACTION_MAX {
+            self.next_transaction.remove(0);
+        }
+        self.next_transaction.push(text.into());
+        self.answer_ok(turn).await
     }
 
     /// What a server reports as changed becomes the session's, and the connection is known to have it.
@@ -231,15 +261,18 @@ fn apply_constant(
             settings.names(&names);
             true
         }
+        // A string's character set is the connection's at this moment: a server tells what came of it.
+        Assignment::UserVar { value: Value { constant: Some(Constant::Text(_)), .. }, .. } => false,
         Assignment::UserVar { name, value } => match literal(value, text) {
-            Some(sql) if is_word(name) => {
+            Some(sql) => {
                 settings.variable(&format!("@{name}"), &sql);
                 true
             }
-            _ => false,
+            None => false,
         },
         Assignment::Variable { scope: Scope::Session, name, value } if is_word(name) => {
-            if NOT_SETTINGS.contains(&name.as_str()) {
+            let is_mode_by_number = name == "sql_mode" && !matches!(value.constant, Some(Constant::Text(_)));
+            if NOT_SETTINGS.contains(&name.as_str()) || is_mode_by_number {
                 return false;
             }
             match (&value.constant, literal(value, text)) {
@@ -256,7 +289,7 @@ fn apply_constant(
         }
         Assignment::Transaction { scope: Scope::Session, isolation, read_only } => {
             if let Some(isolation) = isolation {
-                settings.variable("tx_isolation", &format!("'{isolation}'"));
+                settings.variable("transaction_isolation", &format!("'{isolation}'"));
             }
             read_only.is_none()
         }
@@ -271,8 +304,18 @@ fn literal(value: &Value, text: &[u8]) -> Option<String> {
         Constant::Null => Some("NULL".to_owned()),
         Constant::Int(number) => Some(number.to_string()),
         Constant::Real(number) => Some(number.clone()),
-        // As written: quotes and escapes mean what they meant.
-        Constant::Text(_) => String::from_utf8(text.get(value.span.clone())?.to_vec()).ok(),
+        // Said again in whatever sql_mode: only what means the same in all of them.
+        Constant::Text(word) => {
+            let word = std::str::from_utf8(word).ok()?;
+            let plain =
+                word.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'\'' | b'\\'));
+            let is_quoted = matches!(text.get(value.span.start), Some(b'\'' | b'"'));
+            match is_quoted {
+                true if plain => Some(format!("'{word}'")),
+                false if is_word(word) => Some(word.to_owned()),
+                _ => None,
+            }
+        }
     }
 }
 

@@ -30,8 +30,15 @@ impl Session {
         let chain =
             matches!(plan.kind, Kind::Commit { chain: true, .. } | Kind::Rollback { chain: true, .. });
         let Transaction::Open(shard) = self.transaction else {
-            if !chain {
-                self.end_transaction();
+            // AND CHAIN begins a new one like the one before, or just a new one.
+            let first = match &mut self.transaction {
+                Transaction::Pending(statements) => statements.drain(..).next(),
+                _ => None,
+            };
+            self.end_transaction();
+            if chain {
+                let begin = first.unwrap_or_else(|| Box::from(&b"START TRANSACTION"[..]));
+                self.transaction = Transaction::Pending(vec![begin]);
             }
             return self.answer_ok(turn).await;
         };
@@ -68,10 +75,7 @@ impl Session {
         let mut bound = self.bound.swap_remove(at);
         match crate::execute::said(bound.lent.query(how).await) {
             Ok(reply) => {
-                let position = reply
-                    .gtid
-                    .and_then(|gtid| usher_topology::GtidPosition::parse(&gtid).ok())
-                    .map(std::sync::Arc::new);
+                let position = crate::execute::position(reply.gtid);
                 for key in &self.written {
                     self.shared.watermarks.wrote(shard, key, position.clone());
                 }

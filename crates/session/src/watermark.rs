@@ -31,6 +31,20 @@ struct Mark {
     at: Instant,
 }
 
+impl Mark {
+    /// Takes a further write in. Answers of writes that ran at the same time come in any order: the later position
+    /// of the two counts.
+    fn advance(&mut self, new: Mark) {
+        match (&mut self.position, &new.position) {
+            (Some(held), Some(position)) if self.shard == new.shard => {
+                Arc::make_mut(held).merge(position);
+                self.at = new.at;
+            }
+            _ => *self = new,
+        }
+    }
+}
+
 /// The last writes of all users that wrote lately.
 #[derive(Debug)]
 pub(crate) struct Watermarks {
@@ -66,7 +80,11 @@ impl Watermarks {
     pub(crate) fn wrote(&self, shard: ShardId, key: &Key, position: Option<Arc<GtidPosition>>) {
         let mark = Mark { shard, position, at: Instant::now() };
         let mut stripe = self.stripe(key).lock();
-        if stripe.len() < self.max_in_stripe || stripe.contains_key(key) {
+        if let Some(held) = stripe.get_mut(key) {
+            held.advance(mark);
+            return;
+        }
+        if stripe.len() < self.max_in_stripe {
             stripe.insert(key.clone(), mark);
             return;
         }
@@ -74,14 +92,8 @@ impl Watermarks {
         let mut floor = self.floor.lock();
         self.has_floor.store(true, Ordering::Release);
         match floor.get_mut(&shard) {
-            Some(Mark { position: Some(old), at, .. }) if mark.position.is_some() => {
-                let mut merged = GtidPosition::clone(old);
-                mark.position.iter().for_each(|new| merged.merge(new));
-                (*old, *at) = (Arc::new(merged), mark.at);
-            }
-            _ => {
-                floor.insert(shard, mark);
-            }
+            Some(held) => held.advance(mark),
+            None => drop(floor.insert(shard, mark)),
         }
     }
 
@@ -154,6 +166,16 @@ mod tests {
         let Needs::Position(needs) = marks.needs(ShardId(1), Some(&Key::Int(1000))) else { panic!() };
         assert!(needs.covers(&GtidPosition::parse("1-1-90").unwrap()), "{needs}");
         assert!(matches!(marks.needs(ShardId(2), Some(&Key::Int(5))), Needs::Nothing));
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_does_not_take_the_mark_back() {
+        let marks = Watermarks::new(100, 1000, 10);
+        for position in ["1-1-9", "1-1-7"] {
+            marks.wrote(ShardId(1), &Key::Int(1), at(position));
+        }
+        let Needs::Position(needs) = marks.needs(ShardId(1), Some(&Key::Int(1))) else { panic!() };
+        assert!(needs.covers(&GtidPosition::parse("1-1-9").unwrap()), "{needs}");
     }
 
     #[test]

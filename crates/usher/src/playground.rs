@@ -59,12 +59,11 @@ fn told(bar: Option<ProgressBar>, quiet: bool) -> usher_playground::OnProgress {
 }
 
 fn text(endpoints: &Endpoints, dir: &Path) -> String {
-    let (proxy, admin, dir) = (&endpoints.proxy, &endpoints.admin, dir.display());
+    let (proxy, dir) = (&endpoints.proxy, dir.display());
     let shards: Vec<&str> = endpoints.shards.iter().map(|shard| shard.name.as_str()).collect();
     format!(
         "the playground is up: shards {}, and everything else in {dir}\n\n\
          application   mariadb -h {} -P {} -u {} -p{} {}\n\
-         console       mariadb -h {} -P {} -u {} -p{}\n\
          dashboard     {}/  (token {})\n\
          commands      export USHER_CONFIG={dir}/usher.toml\n\
          stop          usher playground down --dir {dir}",
@@ -74,10 +73,6 @@ fn text(endpoints: &Endpoints, dir: &Path) -> String {
         proxy.user,
         proxy.password,
         proxy.database,
-        admin.host,
-        admin.port,
-        admin.user,
-        admin.password,
         endpoints.http.url,
         endpoints.http.token,
     )

@@ -6,7 +6,7 @@ use usher_directory::{Located, State};
 use usher_topology::Key;
 
 use crate::cli::UserCommand;
-use crate::deployment::{Deployment, shard_name, user_shard, who};
+use crate::deployment::{Deployment, shard_name, user_shard};
 use crate::say::{Say, table};
 
 pub(crate) async fn run(deployment: &Deployment, command: UserCommand, say: &Say) -> anyhow::Result<()> {
@@ -18,9 +18,6 @@ pub(crate) async fn run(deployment: &Deployment, command: UserCommand, say: &Say
             let key = key(&user)?;
             let reason = (!off).then_some(reason);
             rows::set_pinned(&deployment.global, &key, reason.as_deref()).await?;
-            let what = if off { "unpinned" } else { "pinned" };
-            let (subject, detail) = (format!("user {key}"), reason.as_deref().unwrap_or_default());
-            rows::record(&deployment.global, &who(), what, &subject, detail).await?;
             say.answer(&json!({"user": user, "pinned": reason}), || match &reason {
                 Some(reason) => format!("user {key} stays where it is: {reason}"),
                 None => format!("user {key} may be moved again"),

@@ -29,6 +29,11 @@ macro_rules! errors {
                 match self { $(Self::$name => concat!("USHER-", stringify!($id)),)* }
             }
 
+            /// Whether the error tells the client that its transaction has been rolled back, as 1213 does.
+            pub const fn rolls_back(self) -> bool {
+                self.code() == 1213
+            }
+
             /// MySQL's error code.
             pub const fn code(self) -> u16 {
                 match self { $(Self::$name => $code,)* }

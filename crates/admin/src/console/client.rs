@@ -61,10 +61,6 @@ pub(super) async fn run(socket: TcpStream, from: SocketAddr, id: u32, room: Arc<
     let end = match timeout(LOGIN, client.log_in()).await {
         Ok(Ok(())) => client.serve().await,
         Ok(Err(end)) => {
-            if let End::Wire(error) = &end {
-                client.line.seq = client.line.seq.wrapping_add(1);
-                client.line.fail(&(*error).into()).await;
-            }
             tracing::warn!(client = %from, reason = %end, "login to the admin console failed");
             return;
         }

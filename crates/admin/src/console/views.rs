@@ -39,7 +39,7 @@ pub(super) fn shards(desk: &Desk) -> Table {
             shard.writer().map(Server::address).into(),
             shard.standby().map(|server| server.name.as_str()).into(),
             Cell::count(shard.replicas().count()),
-            (!shard.id.is_global()).then_some(u64::from(shard.weight)).into(),
+            u64::from(shard.weight).into(),
             to.map(|server| server.name.as_str()).into(),
             flip.map(|flip| flip.by.as_str()).into(),
         ]);
@@ -121,7 +121,6 @@ pub(super) async fn moves(desk: &Desk, all: bool, limit: u32) -> Result<Table> {
         "rows_total",
         "eta_ms",
         "locked_ms",
-        "purge_in_ms",
         "mover",
         "started_by",
         "reason",
@@ -148,10 +147,6 @@ fn move_row(state: &State, row: MoveRow) -> Vec<Cell> {
         row.rows_total.into(),
         row.eta_ms.into(),
         row.locked_ms.into(),
-        // Once it is over, nothing is due.
-        row.purge_in_ms
-            .filter(|_| row.finished_at_ms.is_none())
-            .map_or(Cell::Null, |ms| Cell::Int(ms.max(0))),
         row.mover_id.into(),
         row.started_by.into(),
         row.reason.into(),

@@ -1,5 +1,6 @@
 //! A proxy in this process, in front of real servers in a folder of its own.
 
+#[allow(dead_code)] // only some tests speak packet by packet
 pub(crate) mod client;
 
 use std::path::{Path, PathBuf};
