@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::{
+    errors,
     shell::{cargo, passes, say},
     tree,
 };
@@ -11,6 +12,7 @@ use crate::{
 pub(crate) fn run() -> Result<bool> {
     let format = passes(&mut cargo(&["fmt", "--all", "--check"])?)?;
     let arrows = tree::check()?;
+    let errors = errors::check()?;
     let lints = passes(&mut cargo(&[
         "clippy",
         "--quiet",
@@ -23,8 +25,10 @@ pub(crate) fn run() -> Result<bool> {
     ])?)?;
     let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--locked"])?;
     let docs = passes(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
-    for (name, good) in [("format", format), ("arrows", arrows), ("lints", lints), ("docs", docs)] {
+    for (name, good) in
+        [("format", format), ("arrows", arrows), ("errors", errors), ("lints", lints), ("docs", docs)]
+    {
         say(&format!("{name:<8} {}", if good { "ok" } else { "FAILED" }));
     }
-    Ok(format && arrows && lints && docs)
+    Ok(format && arrows && errors && lints && docs)
 }

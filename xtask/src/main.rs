@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod ci;
 mod demo;
+mod errors;
 mod instructions;
 mod leftovers;
 mod playground;

@@ -55,7 +55,10 @@ pub enum BackendError {
         server: String,
     },
     /// All connections are lent out and none came back in time.
-    #[error("no free connection to {server} within {waited_ms} ms ({max} in use)")]
+    #[error(
+        "no free connection to {server} within {waited_ms} ms (limits.checkout_wait_ms), all {max} are in use \
+             (limits.backends_per_server_max)"
+    )]
     Exhausted {
         /// Name and address.
         server: String,

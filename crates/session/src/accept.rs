@@ -75,7 +75,8 @@ fn welcome(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>, permits: &
     let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
         shared.metrics.refused.inc();
         tokio::spawn(async move {
-            let failure = Failure::new(ErrorId::TooManyClients).advice("limits.clients_max");
+            let failure =
+                Failure::new(ErrorId::TooManyClients).field("limits.clients_max", shared.limits.clients_max);
             login::refuse(socket, &failure, shared.limits.login_ms).await;
         });
         return;

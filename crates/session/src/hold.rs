@@ -61,7 +61,7 @@ impl<'s> Hold<'s> {
         let Ok(permit) = self.shared.held.try_acquire() else {
             let id = if self.in_transaction { ErrorId::HoldsFullInTransaction } else { ErrorId::HoldsFull };
             let limit = self.shared.limits.held_max;
-            return Err(Failure::new(id).field("held", limit).note(why.message()).safe_to_retry());
+            return Err(Failure::new(id).field("limits.held_max", limit).note(why.message()).safe_to_retry());
         };
         self.shared.metrics.held.inc();
         self.shared.metrics.holding.inc();

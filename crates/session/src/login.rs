@@ -24,6 +24,7 @@ use crate::shared::Shared;
 /// The largest packet before login: names, attributes, an encrypted password.
 const PACKET_MAX: usize = 64 << 10;
 
+const LATE: &str = "the login took longer than limits.login_ms";
 /// The longest a refused client is listened to, so that it reads why.
 const DISMISS: Duration = Duration::from_secs(2);
 
@@ -86,7 +87,9 @@ impl Talk {
             match timeout_at(self.deadline, self.stream.read_at_most(&mut self.buf, lacking)).await {
                 Ok(Ok(0)) => return Err(End::Gone),
                 Ok(read) => read?,
-                Err(_) => return Err(self.fail_unasked(&ErrorId::LoginTimeout.into()).await),
+                Err(_) => {
+                    return Err(self.fail_unasked(&Failure::new(ErrorId::LoginTimeout).note(LATE)).await);
+                }
             };
         }
     }

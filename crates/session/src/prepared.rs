@@ -50,7 +50,9 @@ impl Session {
     pub(crate) async fn prepare(&mut self, text: &[u8], turn: Turn) -> Served {
         if self.statements.len() >= self.shared.limits.statements_per_session_max {
             let limit = self.shared.limits.statements_per_session_max;
-            return Err(Failure::new(ErrorId::TooManyStatements).field("limit", limit).into());
+            return Err(Failure::new(ErrorId::TooManyStatements)
+                .field("limits.statements_per_session_max", limit)
+                .into());
         }
         let mut literals = Vec::new();
         let digest = usher_sql::digest(text, self.mode, &mut literals);
@@ -165,7 +167,7 @@ impl Session {
         if prepared.long_too_big {
             let limit = self.shared.limits.packet_bytes_max;
             return Err(Failure::new(ErrorId::LongDataTooBig)
-                .field("limit", limit)
+                .field("limits.packet_bytes_max", limit)
                 .executed(Executed::No)
                 .into());
         }

@@ -278,7 +278,9 @@ impl Session {
                 }
                 Ok(None) => {}
                 Err(usher_wire::Error::Oversized { len, max }) => {
-                    let failure = Failure::new(ErrorId::PacketTooBig).field("bytes", len).field("limit", max);
+                    let failure = Failure::new(ErrorId::PacketTooBig)
+                        .field("bytes", len)
+                        .field("limits.packet_bytes_max", max);
                     self.send_failure(1, &failure).await?;
                     return Err(End::Refused(ErrorId::PacketTooBig));
                 }
@@ -496,9 +498,16 @@ impl Session {
     }
 
     async fn say_goodbye(&mut self, end: &End) {
-        if let End::Refused(id @ (ErrorId::Draining | ErrorId::IdleTimeout)) = end {
+        let last_words = match end {
+            End::Refused(id @ ErrorId::Draining) => Some(Failure::new(*id)),
+            End::Refused(id @ ErrorId::IdleTimeout) => {
+                Some(Failure::new(*id).field("limits.idle_client_s", self.shared.limits.idle_client_s))
+            }
+            _ => None,
+        };
+        if let Some(failure) = last_words {
             // It may be gone already.
-            let _ = self.send_failure(0, &Failure::new(*id)).await;
+            let _ = self.send_failure(0, &failure).await;
         }
         self.abandon();
         match end {
