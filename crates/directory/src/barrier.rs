@@ -34,6 +34,18 @@ pub struct Patience {
     pub silence: Duration,
     /// A proxy that lives may take this long to drain.
     pub drain: Duration,
+    /// What then.
+    pub undrained: Undrained,
+}
+
+/// What becomes of a proxy that lives and does not drain in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Undrained {
+    /// It is left alone, and the barrier does not pass.
+    #[default]
+    Refuse,
+    /// It is revoked as if it were silent, and must begin anew: its clients lose their open transactions.
+    Revoke,
 }
 
 impl Patience {
@@ -43,6 +55,7 @@ impl Patience {
         Self {
             silence: Duration::from_millis(limits.patience_ms),
             drain: Duration::from_millis(limits.drain_ms),
+            undrained: Undrained::default(),
         }
     }
 }
@@ -74,20 +87,26 @@ pub async fn pass(
         let rows = rows::proxies(global).await?;
         let mut waiting = Vec::new();
         for row in rows {
-            let passed =
-                if row.revoked { out.contains(&row.proxy_id) } else { row.drained_version >= version };
+            let silent = row.silent_ms >= i64::try_from(patience.silence.as_millis()).unwrap_or(i64::MAX);
+            let is_out = row.revoked && out.contains(&row.proxy_id);
+            // Nobody has ended its connections to the dead. One that lives does so as it begins anew, at once; once
+            // revoked it can't say any more that it lives.
+            let lives_on = !silent && !scope.dead.is_empty();
+            let passed = if row.revoked { is_out && !lives_on } else { row.drained_version >= version };
             if passed {
                 continue;
             }
-            let silent = row.silent_ms >= i64::try_from(patience.silence.as_millis()).unwrap_or(i64::MAX);
             let blind = row.seen_version < version && began.elapsed() >= patience.silence;
-            if row.revoked || silent || blind {
+            let late = row.seen_version >= version && began.elapsed() >= patience.drain;
+            if is_out {
+                // Waited for.
+            } else if row.revoked || silent || blind || late && patience.undrained == Undrained::Revoke {
                 progress(&Progress::Revoking(row.proxy_id.clone()));
                 if revoke(global, version, &row, scope).await? {
                     revoked.push(row.proxy_id.clone());
                 }
                 out.insert(row.proxy_id.clone());
-            } else if row.seen_version >= version && began.elapsed() >= patience.drain {
+            } else if late {
                 let after_ms = u64::try_from(patience.drain.as_millis()).unwrap_or(u64::MAX);
                 return Err(Error::NotDrained { proxy: row.proxy_id, version, after_ms });
             }
@@ -134,9 +153,9 @@ async fn revoke(global: &Global, version: u64, row: &ProxyRow, scope: &Scope) ->
         mark(global, row, None).await?;
     }
     if !row.revoked {
-        let detail = format!("silent for {} ms before version {version}", row.silent_ms);
+        let detail = format!("not drained: version {version}; silent for {} ms", row.silent_ms);
         rows::record(global, "barrier", "revoke", &row.proxy_id, &detail).await?;
-        tracing::warn!(proxy = %row.proxy_id, version, "silent proxy revoked");
+        tracing::warn!(proxy = %row.proxy_id, version, silent_ms = row.silent_ms, "proxy revoked");
     }
     Ok(!row.revoked)
 }

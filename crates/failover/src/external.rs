@@ -1,10 +1,16 @@
 //! What another failover controller has done, recorded: "shard s1's writer is s1b as of epoch 12". It changes no
 //! server. Repeating it is harmless; what is older than the row is refused.
+//!
+//! Where the other member is seen closed, the row may say so at once: whoever still believes in it is refused there.
+//! One that does not answer may take writes of proxies that reach it, so such a claim needs `force`, and even then the
+//! row names the new writer only after every proxy has stopped writing to the old one or is revoked. What force can't
+//! replace is that somebody has really fenced the silent member: nobody can be shut out of it from here.
 
-use usher_directory::{State, rows, server};
-use usher_topology::{Epoch, Server, ServerId, ShardState};
+use usher_directory::barrier::{self, Patience, Scope, Undrained};
+use usher_directory::{Flip, State, rows, server};
+use usher_topology::{Epoch, Server, ServerId, Shard, ShardState};
 
-use crate::flip::shard_of;
+use crate::flip::{run_name, shard_of};
 use crate::{Error, Flips, Result};
 
 /// What an external controller claims.
@@ -14,7 +20,8 @@ pub struct Claim {
     pub writer: ServerId,
     /// The epoch from which on that holds.
     pub epoch: Epoch,
-    /// Record it although the member does not answer or is still read-only.
+    /// Record it although the member does not answer or is still read-only, or although the other one does not answer:
+    /// the caller has fenced that.
     pub force: bool,
 }
 
@@ -34,6 +41,8 @@ pub enum Reach {
 pub enum Verdict {
     /// It is to be recorded.
     Record,
+    /// It is to be recorded once no proxy writes to the other member any more, which can't be seen closed.
+    RecordBehindBarrier,
     /// The row says so already.
     Already,
     /// Why it is refused.
@@ -58,14 +67,16 @@ pub fn judge(
         ));
     }
     if claim.epoch == epoch {
-        return if claim.writer == writer {
-            Verdict::Already
-        } else {
-            Verdict::Refuse(format!(
+        if claim.writer != writer {
+            return Verdict::Refuse(format!(
                 "epoch {epoch} belongs to another writer; a change needs epoch {} or more",
                 epoch.0 + 1
-            ))
-        };
+            ));
+        }
+        // A claim for another member that was not carried to its end has left the row without a writer.
+        if state != ShardState::Down {
+            return Verdict::Already;
+        }
     }
     if state == ShardState::Switching {
         return refuse("a planned flip is under way; wait for it");
@@ -79,7 +90,12 @@ pub fn judge(
     match named {
         Reach::ReadOnly if !claim.force => refuse("the member is read-only; open it first, or use force"),
         Reach::Down if !claim.force => refuse("the member does not answer; use force if you know better"),
-        _ => Verdict::Record,
+        _ if other != Some(Reach::Down) => Verdict::Record,
+        _ if !claim.force => refuse(
+            "the other member does not answer, so it may still take writes of proxies that reach it; make sure that \
+             it is down or cut off from all of them, then use force",
+        ),
+        _ => Verdict::RecordBehindBarrier,
     }
 }
 
@@ -111,13 +127,21 @@ impl Flips {
             Some(other) => Some(self.reach(other).await),
             None => None,
         };
-        match judge(&claim, found.state, found.writer, found.epoch, reach, reach_other) {
+        let verdict = judge(&claim, found.state, found.writer, found.epoch, reach, reach_other);
+        let recorded = match verdict {
             Verdict::Already => return Ok(false),
             Verdict::Refuse(reason) => return Err(refused(reason)),
-            Verdict::Record => {}
-        }
-        let recorded =
-            rows::record_writer(&self.global, found.id, found.epoch, named.id, claim.epoch).await?;
+            Verdict::Record => {
+                rows::record_writer(&self.global, found.id, found.epoch, named.id, claim.epoch, None).await?
+            }
+            Verdict::RecordBehindBarrier => {
+                let dead = other.map(|other| other.id).into_iter().collect();
+                // A task of its own: whoever hangs up must not leave the shard without a writer.
+                let (this, found, by) = (self.clone(), found.clone(), run_name(by));
+                let work = async move { this.record_behind_barrier(&found, &claim, dead, by).await };
+                tokio::spawn(work).await.map_err(|error| refused(error.to_string()))??
+            }
+        };
         if recorded.is_none() {
             return Err(refused("the row has changed meanwhile; ask again".to_owned()));
         }
@@ -125,6 +149,32 @@ impl Flips {
             format!("writer {writer}, epoch {epoch}, force {force}, seen {reach:?}, other {reach_other:?}");
         rows::record(&self.global, by, "writer set", shard, &detail).await?;
         Ok(true)
+    }
+
+    /// The shard has no writer while proxies learn that the old one is none any more. A crash in between leaves it
+    /// so, until the claim is repeated or another one is made.
+    async fn record_behind_barrier(
+        &self,
+        shard: &Shard,
+        claim: &Claim,
+        dead: Vec<ServerId>,
+        by: String,
+    ) -> Result<Option<u64>> {
+        let announced = Flip { to: claim.writer, by };
+        let from = [ShardState::Rw, ShardState::Ro, ShardState::Down];
+        let (global, to) = (&self.global, ShardState::Down);
+        let version =
+            rows::cas_shard_state(global, shard.id, shard.epoch, &from, to, Some(&announced)).await?;
+        let Some(version) = version else { return Ok(None) };
+        let scope = Scope { shards: vec![shard.id], dead };
+        // A transaction that waits for the dead would end never, and must not be waited for.
+        let patience = Patience { undrained: Undrained::Revoke, ..Patience::of(&self.limits) };
+        if let Err(error) = barrier::pass(global, version, patience, &scope, &mut |_| ()).await {
+            rows::withdraw_claim(global, shard.id, shard.epoch, &announced, shard.state).await?;
+            return Err(error.into());
+        }
+        let (writer, epoch) = (claim.writer, claim.epoch);
+        Ok(rows::record_writer(global, shard.id, shard.epoch, writer, epoch, Some(&announced)).await?)
     }
 
     async fn reach(&self, member: &Server) -> Reach {
@@ -171,17 +221,26 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_was_left_half_way_is_taken_up_or_back() {
+        let judged = |writer, epoch, force, other| {
+            let claim = Claim { writer, epoch: Epoch(epoch), force };
+            judge(&claim, ShardState::Down, A, Epoch(11), Reach::Writable, Some(other))
+        };
+        assert_eq!(judged(B, 12, true, Reach::Down), Verdict::RecordBehindBarrier);
+        assert_eq!(judged(A, 11, false, Reach::ReadOnly), Verdict::Record);
+        assert!(is_refused(&judged(A, 11, false, Reach::Down), "may still take writes"));
+    }
+
+    #[test]
     fn servers_are_looked_at() {
         assert!(is_refused(&judged(B, 12, true, Reach::Writable, Some(Reach::Writable)), "both members"));
         assert!(is_refused(&judged(B, 12, true, Reach::ReadOnly, Some(Reach::Writable)), "other member"));
         assert!(is_refused(&judged(B, 12, false, Reach::ReadOnly, Some(Reach::ReadOnly)), "read-only"));
         assert!(is_refused(&judged(B, 12, false, Reach::Down, Some(Reach::ReadOnly)), "does not answer"));
         assert_eq!(judged(B, 12, true, Reach::ReadOnly, Some(Reach::ReadOnly)), Verdict::Record);
-        assert_eq!(
-            judged(B, 12, false, Reach::Writable, Some(Reach::Down)),
-            Verdict::Record,
-            "a dead writer"
-        );
+        let (open, gone) = (Reach::Writable, Some(Reach::Down));
+        assert!(is_refused(&judged(B, 12, false, open, gone), "may still take writes"));
+        assert_eq!(judged(B, 12, true, open, gone), Verdict::RecordBehindBarrier);
         let busy = Claim { writer: B, epoch: Epoch(12), force: true };
         let verdict = judge(&busy, ShardState::Switching, A, Epoch(11), Reach::Writable, None);
         assert!(is_refused(&verdict, "under way"));

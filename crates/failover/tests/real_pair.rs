@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
+use mysql_async::{Conn, OptsBuilder, params};
 use tokio::task::JoinHandle;
 use usher_config::{Config, Limits};
 use usher_directory::server::{self, Family};
@@ -232,6 +232,7 @@ async fn live(kind: Kind) {
     claims_are_recorded(&pair).await;
     let acknowledged = writing.end().await;
     prove(&pair, &acknowledged).await;
+    an_unreachable_writer_is_replaced_behind_a_barrier(&pair).await;
     refusals(&pair).await;
 }
 
@@ -351,6 +352,65 @@ async fn claims_are_recorded(pair: &Pair) {
     assert!(!claim(&standby, epoch + 4, false).await.unwrap());
     pair.check_roles().await;
     assert_eq!(pair.shard().await.epoch.0, epoch + 4);
+}
+
+fn signal(pair: &Pair, server: &str, signal: &str) {
+    let members = &pair.endpoints.shards[0].members;
+    let pid = members.iter().find(|member| member.name == server).unwrap().pid.to_string();
+    assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+}
+
+/// The other member only does not answer here; proxies may reach it. One that lives has to acknowledge first, one that
+/// is silent is revoked.
+async fn an_unreachable_writer_is_replaced_behind_a_barrier(pair: &Pair) {
+    let shard = pair.shard().await;
+    let (old, new) = (shard.writer().unwrap().name.clone(), shard.standby().unwrap().name.clone());
+    let (mut conn, family) = pair.control(&new).await;
+    signal(pair, &old, "-STOP");
+    server::open(&mut conn, family).await.unwrap();
+    let epoch = shard.epoch.0 + 1;
+    let unforced = pair.flips.set_writer("s1", &new, epoch, false, "orc").await.unwrap_err();
+    assert!(unforced.to_string().contains("may still take writes"), "{unforced}");
+    assert_eq!(pair.shard().await, shard, "nothing has changed");
+
+    let mut global = pair.global.conn().await.unwrap();
+    let version: Option<u64> = global.query_first("SELECT version FROM usher.control").await.unwrap();
+    global
+        .exec_drop(
+            "INSERT INTO usher.proxies (proxy_id, boot_id, account, drained_version, seen_version, alive_at) \
+             VALUES ('silent', 1, 'px_silent', :v, :v, NOW(3) - INTERVAL 1 HOUR), \
+             ('living', 2, 'px_living', :v, :v, NOW(3) + INTERVAL 1 HOUR)",
+            params! { "v" => version },
+        )
+        .await
+        .unwrap();
+    let flips = pair.flips.clone();
+    let claim = tokio::spawn({
+        let new = new.clone();
+        async move { flips.set_writer("s1", &new, epoch, true, "orc").await }
+    });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let revoked = "SELECT revoked FROM usher.proxies WHERE proxy_id = 'silent'";
+    while global.query_first(revoked).await.unwrap() != Some(1) {
+        assert!(Instant::now() < deadline && !claim.is_finished());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let meanwhile = pair.shard().await;
+    assert_eq!((meanwhile.state, meanwhile.writer), (ShardState::Down, shard.writer), "not before all know");
+    let drained = "UPDATE usher.proxies JOIN usher.control SET seen_version = version, drained_version = version \
+                   WHERE proxy_id = 'living'";
+    global.query_drop(drained).await.unwrap();
+    assert!(claim.await.unwrap().unwrap());
+    let after = pair.shard().await;
+    assert_eq!((after.state, after.writer().unwrap().name.as_str()), (ShardState::Rw, new.as_str()));
+    assert_eq!(after.epoch.0, epoch);
+    global.query_drop("DELETE FROM usher.proxies WHERE proxy_id IN ('silent', 'living')").await.unwrap();
+
+    signal(pair, &old, "-CONT");
+    let (mut conn, family) = pair.control(&old).await;
+    server::close(&mut conn, family, Duration::from_secs(2)).await.unwrap();
+    server::acknowledged(&mut conn, family, false).await.unwrap();
+    pair.check_roles().await;
 }
 
 async fn refusals(pair: &Pair) {

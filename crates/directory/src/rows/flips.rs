@@ -5,7 +5,7 @@ use mysql_async::prelude::Queryable;
 use usher_topology::{Epoch, ServerId, ShardId, ShardState};
 
 use super::{bump, transaction};
-use crate::state::{Flip, shard_state};
+use crate::state::{Flip, shard_state, shard_state_text};
 use crate::{Global, Result};
 
 /// A shard's row as flips go by it.
@@ -102,8 +102,9 @@ pub async fn take_flip(
     })
 }
 
-/// Records what an external controller has done: writer and epoch, state `rw`, if the epoch is still `from`.
-/// `None`: another epoch, or a flip of our own is under way; nothing changed.
+/// Records what an external controller has done: writer and epoch, state `rw`, if the epoch is still `from`. With a
+/// claim, only if that was announced by [`cas_shard_state`] as `down` and nobody has announced another since. `None`:
+/// another epoch, or somebody else is changing the row; nothing changed.
 ///
 /// # Errors
 /// As [`commit_flip`].
@@ -113,13 +114,50 @@ pub async fn record_writer(
     from: Epoch,
     writer: ServerId,
     epoch: Epoch,
+    claim: Option<&Flip>,
 ) -> Result<Option<u64>> {
+    let condition = match claim {
+        Some(_) => "state = 'down' AND flip_to = :to AND flip_by = :by",
+        None => "state <> 'switching' AND :to IS NULL AND :by IS NULL",
+    };
     transaction!(global, "recording a shard's writer", |conn| {
         let version = bump(conn).await?;
+        let statement = format!(
+            "UPDATE usher.shards SET writer_id = :writer, epoch = :epoch, state = 'rw', flip_to = NULL, \
+             flip_by = NULL WHERE shard_id = :shard AND epoch = :from AND {condition}"
+        );
         conn.exec_drop(
-            "UPDATE usher.shards SET writer_id = :writer, epoch = :epoch, state = 'rw' \
-             WHERE shard_id = :shard AND epoch = :from AND state <> 'switching'",
-            params! { "shard" => shard.0, "writer" => writer.0, "from" => from.0, "epoch" => epoch.0 },
+            statement,
+            params! {
+                "shard" => shard.0, "writer" => writer.0, "from" => from.0, "epoch" => epoch.0,
+                "to" => claim.map(|claim| claim.to.0), "by" => claim.map(|claim| claim.by.as_str()),
+            },
+        )
+        .await?;
+        Ok((conn.affected_rows() == 1).then_some(version))
+    })
+}
+
+/// Takes an announced claim back: the state is `to` again. `None`: somebody else has changed the row since.
+///
+/// # Errors
+/// As [`commit_flip`].
+pub async fn withdraw_claim(
+    global: &Global,
+    shard: ShardId,
+    epoch: Epoch,
+    claim: &Flip,
+    to: ShardState,
+) -> Result<Option<u64>> {
+    transaction!(global, "withdrawing a claim", |conn| {
+        let version = bump(conn).await?;
+        conn.exec_drop(
+            "UPDATE usher.shards SET state = :state, flip_to = NULL, flip_by = NULL WHERE shard_id = :shard \
+             AND epoch = :epoch AND state = 'down' AND flip_to = :to AND flip_by = :by",
+            params! {
+                "state" => shard_state_text(to), "shard" => shard.0, "epoch" => epoch.0, "to" => claim.to.0,
+                "by" => claim.by.as_str(),
+            },
         )
         .await?;
         Ok((conn.affected_rows() == 1).then_some(version))

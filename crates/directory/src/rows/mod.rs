@@ -18,7 +18,7 @@ pub use directory::{
     Changed, DirectoryChange, DirectoryRow, cas_directory, directory_row, directory_rows, set_pinned,
     users_per_shard,
 };
-pub use flips::{FlipRow, commit_flip, flip_row, record_writer, take_flip};
+pub use flips::{FlipRow, commit_flip, flip_row, record_writer, take_flip, withdraw_claim};
 pub use history::{HistoryRow, history, record};
 pub use moves::{
     MoveMode, MoveRow, MoveUpdate, NewMove, Want, finish_move, insert_move, list_moves, move_row,
