@@ -49,7 +49,9 @@ impl From<DirectoryError> for Problem {
                 (StatusCode::SERVICE_UNAVAILABLE, "server-unavailable")
             }
             DirectoryError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-            DirectoryError::NotDrained { .. } => (StatusCode::CONFLICT, "not-drained"),
+            DirectoryError::NotDrained { .. } | DirectoryError::LeftOver { .. } => {
+                (StatusCode::CONFLICT, "not-drained")
+            }
             DirectoryError::NotRevoked { .. } => (StatusCode::CONFLICT, "not-revoked"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };

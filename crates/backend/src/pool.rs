@@ -1,6 +1,6 @@
 //! One pool a server: connections are lent for a statement or a transaction and come back clean.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,13 +40,22 @@ pub struct Pools {
     metrics: BackendMetrics,
     /// While this proxy is shut out no connection may be opened: it could act on what it knew before.
     shut: Arc<AtomicBool>,
+    /// Servers to which none may be opened yet although it is let in again.
+    barred: Arc<Mutex<HashSet<ServerId>>>,
 }
 
 impl Pools {
     /// Pools without servers; [`Pools::install`] gives them some.
     #[must_use]
     pub fn new(account: Account, limits: Limits, metrics: BackendMetrics) -> Self {
-        Self { pools: ArcSwap::default(), account, limits, metrics, shut: Arc::default() }
+        Self {
+            pools: ArcSwap::default(),
+            account,
+            limits,
+            metrics,
+            shut: Arc::default(),
+            barred: Arc::default(),
+        }
     }
 
     /// Makes the pools those of this topology's servers. A server that stays keeps its connections; one whose
@@ -71,6 +80,7 @@ impl Pools {
             limits: self.limits.clone(),
             metrics: self.metrics.clone(),
             shut: Arc::clone(&self.shut),
+            barred: Arc::clone(&self.barred),
         }
     }
 
@@ -93,9 +103,15 @@ impl Pools {
         }
     }
 
-    /// This proxy is let in again, and knows the present state.
-    pub fn reopen(&self) {
+    /// This proxy is let in, at first or again, and knows the present state; not yet to the servers `barred`.
+    pub fn reopen(&self, barred: &[ServerId]) {
+        *self.barred.lock() = barred.iter().copied().collect();
         self.shut.store(false, Ordering::SeqCst);
+    }
+
+    /// It is let in to this one too.
+    pub fn unbar(&self, server: ServerId) {
+        self.barred.lock().remove(&server);
     }
 
     /// Open and idle connections of each server.
@@ -128,6 +144,7 @@ pub struct Pool {
     limits: Limits,
     metrics: BackendMetrics,
     shut: Arc<AtomicBool>,
+    barred: Arc<Mutex<HashSet<ServerId>>>,
 }
 
 impl Pool {
@@ -226,7 +243,7 @@ impl Pool {
 
     async fn open(&self, settings: &Arc<Settings>) -> Result<Box<Conn>, BackendError> {
         let era = self.era.load(Ordering::Acquire);
-        if self.shut.load(Ordering::SeqCst) {
+        if self.shut.load(Ordering::SeqCst) || self.barred.lock().contains(&self.server.id) {
             return Err(BackendError::ShutOut { server: self.name() });
         }
         match Conn::open(&self.server, &self.account, settings, self.limits.connect_ms).await {

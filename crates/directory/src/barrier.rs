@@ -73,6 +73,7 @@ pub enum Progress {
 ///
 /// # Errors
 /// [`Error::NotDrained`] when a living proxy takes too long: nothing was done to it, and the caller decides.
+/// [`Error::LeftOver`] when one that began anew has not reached a server concerned since.
 /// [`Error::NotRevoked`] when a silent one could not be shut out of a member: the barrier has not passed.
 pub async fn pass(
     global: &Global,
@@ -92,7 +93,9 @@ pub async fn pass(
             // Nobody has ended its connections to the dead. One that lives does so as it begins anew, at once; once
             // revoked it can't say any more that it lives.
             let lives_on = !silent && !scope.dead.is_empty();
-            let passed = if row.revoked { is_out && !lives_on } else { row.drained_version >= version };
+            let drained = row.drained_version >= version;
+            let left_over = if drained { left_over(global, &row, scope).await? } else { None };
+            let passed = if row.revoked { is_out && !lives_on } else { drained && left_over.is_none() };
             if passed {
                 continue;
             }
@@ -108,7 +111,11 @@ pub async fn pass(
                 out.insert(row.proxy_id.clone());
             } else if late {
                 let after_ms = u64::try_from(patience.drain.as_millis()).unwrap_or(u64::MAX);
-                return Err(Error::NotDrained { proxy: row.proxy_id, version, after_ms });
+                let proxy = row.proxy_id;
+                return Err(match left_over {
+                    Some(server) => Error::LeftOver { proxy, server, after_ms },
+                    None => Error::NotDrained { proxy, version, after_ms },
+                });
             }
             waiting.push(row.proxy_id);
         }
@@ -121,6 +128,17 @@ pub async fn pass(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// A server concerned on which the proxy may still have connections of an earlier life.
+async fn left_over(global: &Global, row: &ProxyRow, scope: &Scope) -> Result<Option<String>> {
+    if row.left_over.is_empty() {
+        return Ok(None);
+    }
+    let topology = State::load(global).await?.topology;
+    let servers = servers_of(&topology, scope).into_iter();
+    let mut left = servers.filter(|server| row.left_over.contains(&server.id));
+    Ok(left.next().map(|server| server.name.clone()))
 }
 
 /// Shuts one proxy out; true if it was not before. Leaves it alone if it has acknowledged in the last moment.

@@ -134,7 +134,10 @@ impl Directory {
             }
             .boxed()
         });
-        flight.await
+        let era = self.era();
+        let found = flight.await?;
+        // This process was shut out meanwhile: the answer may be of any age.
+        if self.era() == era { Ok(found) } else { self.locate_fresh(key).await }
     }
 
     /// Where the entity lives by the global master's writer, asked after this call began; without a writer by the
@@ -143,6 +146,7 @@ impl Directory {
     /// # Errors
     /// As [`Directory::locate`].
     pub async fn locate_fresh(&self, key: &Key) -> Result<Option<Located>> {
+        let era = self.era();
         let _permit = self.permit().await?;
         let found = match self.ask_writer(key).await {
             Ok(found) => found,
@@ -152,7 +156,7 @@ impl Directory {
             }
             Err(error) => return Err(error),
         };
-        self.remember(key, found.as_ref());
+        self.remember(key, found.as_ref(), era);
         Ok(found)
     }
 
@@ -232,6 +236,7 @@ impl Directory {
         self.era.fetch_add(1, Ordering::AcqRel);
         self.l1.clear();
         self.locating.lock().clear();
+        self.placing.lock().clear();
     }
 
     /// Generations of users whose moves have ended lately: values older than these may still be in memcached.

@@ -44,6 +44,20 @@ pub enum Error {
         /// How long.
         after_ms: u64,
     },
+    /// A proxy lives, but has not reached a server since it began anew, on which its earlier life may have left
+    /// something running.
+    #[error(
+        "proxy {proxy} could not end its earlier connections on {server} within {after_ms} ms; it goes on trying: \
+         bring {server} back, or let the proxy reach it"
+    )]
+    LeftOver {
+        /// The proxy.
+        proxy: String,
+        /// The server.
+        server: String,
+        /// How long was waited.
+        after_ms: u64,
+    },
     /// A silent proxy could not be shut out of a server, so nothing may rely on its silence.
     #[error("proxy {proxy} is silent and could not be revoked on {server}: {reason}")]
     NotRevoked {

@@ -95,9 +95,10 @@ impl Directory {
 
     /// The body of a look-up: memcached, the writer, and without a writer whoever else may know.
     pub(crate) async fn look_up(&self, key: &Key) -> Result<Option<Located>> {
+        let era = self.era();
         let tokens = match self.l2.find(key, |generation| self.pins.allow(key, generation)).await {
             Ok(located) => {
-                self.remember(key, Some(&located));
+                self.remember(key, Some(&located), era);
                 return Ok(Some(located));
             }
             Err(tokens) => tokens,
@@ -105,7 +106,7 @@ impl Directory {
         let _permit = self.permit().await?;
         match self.ask_writer(key).await {
             Ok(found) => {
-                self.remember(key, found.as_ref());
+                self.remember(key, found.as_ref(), era);
                 if let Some(located) = &found {
                     self.l2.fill(key, located, tokens).await;
                 }
@@ -114,7 +115,7 @@ impl Directory {
             Err(error @ (Error::GlobalUnavailable(_) | Error::Timeout { .. })) => {
                 self.metrics.lookups_fallback.inc();
                 let found = fallback::look_up(self, key, &error).await?;
-                self.remember(key, found.as_ref());
+                self.remember(key, found.as_ref(), era);
                 Ok(found)
             }
             Err(error) => Err(error),
@@ -137,18 +138,55 @@ impl Directory {
         )))
     }
 
-    /// Keeps an answer in the first level, unless a move has made it worthless.
-    pub(crate) fn remember(&self, key: &Key, found: Option<&Located>) {
-        let Some(located) = found else {
-            self.l1.install_unknown(key);
+    /// Keeps an answer in the first level, unless a move has made it worthless, or it was asked for in another era: this
+    /// process may have stood still since for longer than any pin lives.
+    pub(crate) fn remember(&self, key: &Key, found: Option<&Located>, era: u64) {
+        let allowed =
+            || self.era() == era && found.is_none_or(|located| self.pins.allow(key, located.generation));
+        if !allowed() {
             return;
-        };
-        if self.pins.allow(key, located.generation) {
-            self.l1.install(key, located);
-            // A pin raised in between has removed the entry either before or after it was installed.
-            if !self.pins.allow(key, located.generation) {
-                self.l1.remove(key);
-            }
         }
+        match found {
+            Some(located) => self.l1.install(key, located),
+            None => self.l1.install_unknown(key),
+        }
+        // A pin raised in between, or an era begun, has removed the entry either before or after it was installed.
+        if !allowed() {
+            self.l1.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use usher_config::{BackendTls, GlobalMaster, Limits, Memcached};
+
+    use super::*;
+    use crate::Metrics;
+
+    fn directory() -> Arc<Directory> {
+        let config =
+            GlobalMaster { writer_hint: None, user: String::new(), password: String::new(), members: vec![] };
+        let limits = Limits::default();
+        let global = Global::new(&config, &BackendTls::default(), &limits);
+        Directory::new(global, &Memcached { servers: vec![] }, &limits, Metrics::default())
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_an_earlier_era_is_not_kept() {
+        let (directory, key) = (directory(), Key::Int(7));
+        let first = Generation(1);
+        let located =
+            Located { shard: ShardId(1), generation: first, own_gen: first, state: EntityState::Active };
+        let asked_in = directory.era();
+        directory.remember(&key, Some(&located), asked_in);
+        assert_eq!(directory.cached(&key), Some(Some(located)));
+        // The process stood still and was shut out; the user has moved, and no pin tells of it any more.
+        directory.begin_era();
+        directory.remember(&key, Some(&located), asked_in);
+        assert_eq!(directory.cached(&key), None);
+        directory.remember(&key, None, asked_in);
+        assert_eq!(directory.cached(&key), None, "nor is it known any more that there is no such user");
     }
 }

@@ -1,6 +1,6 @@
 //! A proxy's part in barriers: it registers, learns of versions, acknowledges them, and starts anew when revoked.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Value, params};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
-use usher_topology::{Generation, Key, Server, ServerId};
+use usher_topology::{Generation, Key, Role, Server, ServerId};
 
 use crate::columns::key_text;
 use crate::global::is_on;
@@ -49,8 +49,12 @@ pub trait Hooks: Send + Sync + 'static {
     /// routed anew ([`Directory::era`]).
     fn revoked(&self);
 
-    /// The proxy is registered, at first or again, and may open connections.
-    fn registered(&self, state: &Arc<State>);
+    /// The proxy is registered, at first or again, and may open connections, except to the servers `barred`: what an
+    /// earlier life of this proxy left there could not be ended yet.
+    fn registered(&self, state: &Arc<State>, barred: &[ServerId]);
+
+    /// Connections to this server may be opened from now on.
+    fn unbarred(&self, server: ServerId);
 }
 
 /// Who this proxy is.
@@ -78,6 +82,8 @@ pub struct Participant {
 #[derive(Debug, Default)]
 struct Unreached {
     servers: Mutex<Vec<ServerId>>,
+    /// Those of them where connections of an earlier life have to be ended first; barriers wait for that.
+    left_over: Mutex<HashSet<ServerId>>,
     busy: AtomicBool,
 }
 
@@ -114,7 +120,7 @@ struct Drain {
 
 impl Participant {
     /// Loads the state, writes the proxy's row as having acknowledged it, ends what an earlier process of the same
-    /// account may have left running, and unlocks the account where it was revoked. Only then may clients be served.
+    /// account may have left running (on a server that does not answer, once it does), and unlocks the account where it was revoked. Only then may clients be served.
     ///
     /// # Errors
     /// [`Error::GlobalUnavailable`]: a proxy can't begin without the global master; call again.
@@ -167,14 +173,16 @@ impl Participant {
         }
     }
 
-    /// Takes the proxy's row away, so that no barrier waits for it: after the last client has gone.
+    /// Takes the proxy's row away, so that no barrier waits for it: after the last client has gone. It stays if there is
+    /// a server on which connections of an earlier life could not be ended.
     ///
     /// # Errors
     /// As [`crate::Global::bounded`]; barriers then revoke this proxy once it is silent.
     pub async fn leave(&self) -> Result<()> {
         let global = &self.directory.global;
         let mut conn = global.conn().await?;
-        let statement = "DELETE FROM usher.proxies WHERE proxy_id = ? AND boot_id = ?";
+        let statement = "DELETE FROM usher.proxies WHERE proxy_id = ? AND boot_id = ? AND NOT EXISTS \
+                         (SELECT 1 FROM usher.proxy_left_over l WHERE l.proxy_id = proxies.proxy_id)";
         global.bounded("leaving", conn.exec_drop(statement, (&self.who.proxy_id, self.who.boot_id))).await
     }
 
@@ -288,12 +296,14 @@ impl Participant {
         if unreached.servers.lock().is_empty() || unreached.busy.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (directory, account) = (Arc::clone(&self.directory), self.who.account.clone());
+        let (directory, who) = (Arc::clone(&self.directory), self.who.clone());
+        let hooks = Arc::clone(&self.hooks);
         tokio::spawn(async move {
             let waiting = std::mem::take(&mut *unreached.servers.lock());
             let state = directory.state();
             let known = waiting.iter().filter_map(|id| state.topology.server(*id).map(|(_, server)| server));
-            let left = on_servers(&directory.global, &account, known, Work::LetIn).await;
+            let work = known.map(|server| unreached.reach(&directory.global, &who, server, &*hooks));
+            let left = join_all(work).await.into_iter().flatten();
             unreached.servers.lock().extend(left);
             unreached.busy.store(false, Ordering::Release);
         });
@@ -316,34 +326,37 @@ impl Participant {
     async fn enrol(&self) -> Result<()> {
         let (global, account) = (&self.directory.global, &self.who.account);
         let before = State::load(global).await?;
-        // A statement that an earlier process had sent may still be running: the row below says that none is.
-        on_servers(global, account, servers_of(&before), Work::EndConnections).await;
+        // A statement that an earlier process had sent may still be running: the row below says where none is.
+        let mut unended = on_servers(global, account, servers_of(&before), Work::EndConnections).await;
         for _ in 0..ENROL_ATTEMPTS {
-            let state = Arc::new(self.write_row().await?);
+            let state = Arc::new(self.write_row(&before, &mut unended).await?);
             let old = self.directory.state();
             self.directory.install_any(Arc::clone(&state));
             self.hooks.installed(&old, &state);
+            *self.unreached.left_over.lock() = unended.iter().copied().collect();
             // A server that is slow now is looked after later: this proxy must not seem silent meanwhile.
             let patience = Duration::from_millis(self.directory.limits.patience_ms / 2);
-            let let_in = servers_of(&state).map(|server| async move {
+            let ended = servers_of(&state).filter(|server| !unended.contains(&server.id));
+            let let_in = ended.map(|server| async move {
                 let work = on_servers(global, account, std::iter::once(server), Work::LetIn);
                 tokio::time::timeout(patience, work).await.unwrap_or_else(|_| vec![server.id])
             });
-            *self.unreached.servers.lock() = join_all(let_in).await.concat();
+            let late = join_all(let_in).await.concat();
+            *self.unreached.servers.lock() = late.into_iter().chain(unended.iter().copied()).collect();
             // Revoked again while unlocking, perhaps before the unlocking: then the lock may be lost, so once more.
             if self.still_registered().await? {
-                self.hooks.registered(&state);
+                self.hooks.registered(&state, &unended);
                 return Ok(());
             }
         }
         Err(Error::Conflict(format!("proxy {} is revoked as often as it registers", self.who.proxy_id)))
     }
 
-    /// State and row in one transaction.
-    async fn write_row(&self) -> Result<State> {
+    /// State and row in one transaction. Servers that are new since `before` join the unended.
+    async fn write_row(&self, before: &State, unended: &mut Vec<ServerId>) -> Result<State> {
         let global = &self.directory.global;
         let mut conn = global.conn().await?;
-        let written = self.write_row_on(&mut conn).await;
+        let written = self.write_row_on(&mut conn, before, unended).await;
         let end = if written.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = global.bounded("registering", conn.query_drop(end)).await;
         let (state, recent) = written?;
@@ -355,7 +368,12 @@ impl Participant {
 
     /// The version is locked meanwhile: a barrier for a later version is sure to see this row, and one for an earlier
     /// version is sure to be satisfied by it.
-    async fn write_row_on(&self, conn: &mut Conn) -> Result<(State, Vec<(Key, Generation)>)> {
+    async fn write_row_on(
+        &self,
+        conn: &mut Conn,
+        before: &State,
+        unended: &mut Vec<ServerId>,
+    ) -> Result<(State, Vec<(Key, Generation)>)> {
         let global = &self.directory.global;
         let begin = async {
             conn.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
@@ -364,6 +382,13 @@ impl Participant {
         };
         global.bounded("registering", begin).await?;
         let state = State::read(global, conn).await?;
+        unended.extend(added(before, &state));
+        // A replica takes no writes, whatever may be left there.
+        let may_write =
+            |id: &ServerId| state.topology.server(*id).is_some_and(|(_, server)| server.role == Role::Member);
+        unended.retain(may_write);
+        unended.sort_unstable();
+        unended.dedup();
         let pins_s = 2 * u64::from(self.directory.limits.memcached_ttl_s);
         let finish = async {
             let query = format!(
@@ -380,6 +405,13 @@ impl Participant {
                 },
             )
             .await?;
+            let forget = "DELETE FROM usher.proxy_left_over WHERE proxy_id = ?";
+            conn.exec_drop(forget, (&self.who.proxy_id,)).await?;
+            for server in unended.iter() {
+                let insert =
+                    "INSERT INTO usher.proxy_left_over (proxy_id, server_id, boot_id) VALUES (?, ?, ?)";
+                conn.exec_drop(insert, (&self.who.proxy_id, server.0, self.who.boot_id)).await?;
+            }
             Ok(recent)
         };
         let recent = global.bounded("registering", finish).await?;
@@ -403,9 +435,47 @@ impl Participant {
 impl Unreached {
     /// Servers that a new state has brought: a copy of a member may have come with a locked account.
     fn add_new(&self, old: &State, new: &State) {
-        let added = servers_of(new).map(|server| server.id).filter(|id| old.topology.server(*id).is_none());
-        self.servers.lock().extend(added);
+        self.servers.lock().extend(added(old, new));
     }
+
+    /// Looks after the account on one server; gives it back if there is something left to do.
+    async fn reach(
+        &self,
+        global: &Global,
+        who: &Registration,
+        server: &Server,
+        hooks: &dyn Hooks,
+    ) -> Option<ServerId> {
+        let one = || std::iter::once(server);
+        if !self.left_over.lock().contains(&server.id) {
+            return on_servers(global, &who.account, one(), Work::LetIn).await.pop();
+        }
+        if !on_servers(global, &who.account, one(), Work::EndConnections).await.is_empty()
+            || !on_servers(global, &who.account, one(), Work::LetIn).await.is_empty()
+        {
+            return Some(server.id);
+        }
+        // None has been opened in between: this proxy is barred until now.
+        if let Err(error) = forget_left_over(global, who, server.id).await {
+            tracing::warn!(server = %server.name, %error, "barriers still wait for this server");
+            return Some(server.id);
+        }
+        self.left_over.lock().remove(&server.id);
+        hooks.unbarred(server.id);
+        None
+    }
+}
+
+async fn forget_left_over(global: &Global, who: &Registration, server: ServerId) -> Result<()> {
+    let mut conn = global.conn().await?;
+    let statement = "DELETE FROM usher.proxy_left_over WHERE proxy_id = ? AND server_id = ? AND boot_id = ?";
+    let values = (&who.proxy_id, server.0, who.boot_id);
+    global.bounded("telling what has ended", conn.exec_drop(statement, values)).await
+}
+
+/// Servers of `new` that `old` has not.
+fn added(old: &State, new: &State) -> impl Iterator<Item = ServerId> {
+    servers_of(new).map(|server| server.id).filter(|id| old.topology.server(*id).is_none())
 }
 
 fn servers_of(state: &State) -> impl Iterator<Item = &Server> {

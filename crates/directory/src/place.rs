@@ -75,7 +75,13 @@ impl Directory {
             }
             .boxed()
         });
-        flight.await
+        let era = self.era();
+        let placed = flight.await?;
+        if self.era() == era {
+            return Ok(placed);
+        }
+        let found = self.locate_fresh(key).await?;
+        found.ok_or_else(|| Error::Conflict(format!("user {key} is not there any more; try again")))
     }
 
     async fn place_one(self: &Arc<Self>, key: &Key) -> Result<Located> {
@@ -87,6 +93,7 @@ impl Directory {
                 Key::TEXT_BYTES_MAX
             )));
         }
+        let era = self.era();
         let _permit = self.permit().await?;
         self.count_users().await;
         let shard = self.usage.choose(&self.state().topology, key)?;
@@ -115,7 +122,7 @@ impl Directory {
         if located.generation == first {
             self.own(key, located.shard).await?;
         }
-        self.remember(key, Some(&located));
+        self.remember(key, Some(&located), era);
         Ok(located)
     }
 

@@ -11,7 +11,10 @@ use crate::{Error, Global, Result, State};
 /// Number, name and statements of each migration, in order. Applied ones never change.
 type Migrations = &'static [(u32, &'static str, &'static str)];
 
-const GLOBAL: Migrations = &[(1, "initial", include_str!("../../../schema/global/0001-initial.sql"))];
+const GLOBAL: Migrations = &[
+    (1, "initial", include_str!("../../../schema/global/0001-initial.sql")),
+    (2, "left-over-connections", include_str!("../../../schema/global/0002-left-over-connections.sql")),
+];
 const SHARD: Migrations = &[(1, "initial", include_str!("../../../schema/shard/0001-initial.sql"))];
 
 /// The longest wait for another process that migrates the same server, in seconds.

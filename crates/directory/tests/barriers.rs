@@ -3,23 +3,24 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use support::{Deployment, InUse, PROXY_ACCOUNT, limits, until};
 use tokio::sync::oneshot;
-use usher_directory::barrier::{self, Patience, Progress, Scope};
+use usher_directory::barrier::{self, Patience, Progress, Scope, Undrained};
 use usher_directory::rows::{self, DirectoryChange};
 use usher_directory::{BoxFuture, Directory, EntityState, Error, Hooks, Participant, Registration, State};
-use usher_topology::{Generation, Key, ShardId};
+use usher_topology::{Generation, Key, ServerId, ShardId};
 
 #[derive(Default)]
 struct Watched {
     installed: AtomicUsize,
     revoked: AtomicUsize,
     registered: AtomicUsize,
+    barred: Mutex<Vec<ServerId>>,
     stuck: Arc<AtomicBool>,
 }
 
@@ -42,8 +43,13 @@ impl Hooks for Watched {
         self.revoked.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn registered(&self, _: &Arc<State>) {
+    fn registered(&self, _: &Arc<State>, barred: &[ServerId]) {
+        *self.barred.lock().unwrap() = barred.to_vec();
         self.registered.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn unbarred(&self, server: ServerId) {
+        self.barred.lock().unwrap().retain(|barred| *barred != server);
     }
 }
 
@@ -221,4 +227,52 @@ async fn a_proxy_lives_through_an_outage_of_the_global_master() {
     until("the new version", async || proxy.directory.state().version == version).await;
     assert!(!task.is_finished());
     assert_eq!(located.unwrap().generation, Generation(1));
+}
+
+/// What an earlier process left on a server that does not answer may go on there once it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_could_not_be_ended_are_not_counted_as_gone() {
+    let deployment = Deployment::fresh().await;
+    let key = Key::Int(1);
+    deployment.directory(&[]).await.place(&key).await.unwrap();
+    let mut left_over = deployment.shards[1].conn(PROXY_ACCOUNT).await.unwrap();
+    let frozen = deployment.shards[1].server().id;
+    deployment.shards[1].freeze();
+    let proxy = Proxy::register(&deployment, 1).await;
+    assert_eq!(*proxy.hooks.barred.lock().unwrap(), [frozen]);
+    let (_stop, _task) = proxy.run();
+    let version = change(&deployment, &key).await;
+    let first = Scope { shards: vec![ShardId(1)], dead: vec![] };
+    let patience = Patience::of(&limits());
+    let passed = barrier::pass(&deployment.access(), version, patience, &first, &mut |_: &Progress| {}).await;
+    assert_eq!(passed.unwrap(), [""; 0], "another shard is none of its business");
+    let error = pass(&deployment, version).await.unwrap_err();
+    assert!(matches!(error, Error::LeftOver { ref server, .. } if server == "b1"), "{error}");
+    proxy.participant.leave().await.unwrap();
+    assert_eq!(rows::proxies(&deployment.access()).await.unwrap().len(), 1, "it may not leave unseen either");
+    deployment.shards[1].thaw();
+    until("the barrier to pass", async || pass(&deployment, version).await.is_ok()).await;
+    assert!(left_over.query_drop("SELECT 1").await.is_err());
+    until("the server to be used", async || proxy.hooks.barred.lock().unwrap().is_empty()).await;
+    assert_eq!(proxy.hooks.revoked.load(Ordering::SeqCst), 0);
+    assert!(deployment.shards[1].conn(PROXY_ACCOUNT).await.is_ok());
+}
+
+/// Where a member is dead, nobody but the proxy itself can end what it has open there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_living_proxy_can_be_made_to_begin_anew() {
+    let deployment = Deployment::fresh().await;
+    let key = Key::Int(1);
+    deployment.directory(&[]).await.place(&key).await.unwrap();
+    let proxy = Proxy::register(&deployment, 1).await;
+    let (_stop, _task) = proxy.run();
+    proxy.hooks.stuck.store(true, Ordering::SeqCst);
+    let version = change(&deployment, &key).await;
+    let dead = vec![deployment.shards[1].server().id];
+    let scope = Scope { shards: vec![ShardId(1), ShardId(2)], dead };
+    let patience = Patience { undrained: Undrained::Revoke, ..Patience::of(&limits()) };
+    let passed = barrier::pass(&deployment.access(), version, patience, &scope, &mut |_: &Progress| {}).await;
+    assert_eq!(passed.unwrap(), ["p1"]);
+    assert_eq!(proxy.hooks.revoked.load(Ordering::SeqCst), 1, "it has let its connections go by now");
+    proxy.hooks.stuck.store(false, Ordering::SeqCst);
 }

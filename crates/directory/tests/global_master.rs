@@ -201,7 +201,8 @@ impl usher_directory::Hooks for Quiet {
         Box::pin(async {})
     }
     fn revoked(&self) {}
-    fn registered(&self, _: &Arc<usher_directory::State>) {}
+    fn registered(&self, _: &Arc<usher_directory::State>, _: &[ServerId]) {}
+    fn unbarred(&self, _: ServerId) {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

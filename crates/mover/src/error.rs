@@ -337,7 +337,7 @@ impl MoveError {
         use usher_directory::Error as D;
         match self {
             Self::Refused(_) | Self::Different { .. } => Remedy::Undo,
-            Self::Directory(D::NotDrained { .. } | D::NotRevoked { .. }) => Remedy::Undo,
+            Self::Directory(D::NotDrained { .. } | D::LeftOver { .. } | D::NotRevoked { .. }) => Remedy::Undo,
             Self::Server { source: mysql_async::Error::Server(error), .. } if !is_transient(error.code) => {
                 Remedy::Undo
             }

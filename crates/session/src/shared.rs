@@ -14,7 +14,7 @@ use usher_config::Limits;
 use usher_directory::rows::{KeyType, TableKind, TableRow, TableState};
 use usher_directory::{BoxFuture, Directory, EntityState, Hooks, State};
 use usher_sql::{Catalog, KeyType as SqlKeyType, Sharded, Table, TextRule};
-use usher_topology::ShardState;
+use usher_topology::{ServerId, ShardState};
 use usher_wire::auth::ServerKey;
 
 use crate::account::Accounts;
@@ -164,9 +164,13 @@ impl Hooks for SessionHooks {
         self.0.pools.shut_out();
     }
 
-    fn registered(&self, state: &Arc<State>) {
+    fn registered(&self, state: &Arc<State>, barred: &[ServerId]) {
         self.0.install(state);
-        self.0.pools.reopen();
+        self.0.pools.reopen(barred);
+    }
+
+    fn unbarred(&self, server: ServerId) {
+        self.0.pools.unbar(server);
     }
 }
 

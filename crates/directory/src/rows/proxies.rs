@@ -1,9 +1,10 @@
 //! Rows of `proxies`: what each has acknowledged.
 
 use mysql_async::prelude::Queryable;
+use usher_topology::ServerId;
 
 use crate::columns::Columns;
-use crate::{Global, Result};
+use crate::{Error, Global, Result};
 
 /// One row of `proxies`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,10 +25,14 @@ pub struct ProxyRow {
     pub drained_version: u64,
     /// Time since it last said that it lives.
     pub silent_ms: i64,
+    /// Where connections of an earlier life of it may still be open: it has not reached these servers since.
+    pub left_over: Vec<ServerId>,
 }
 
 pub(crate) const SELECT: &str = "SELECT proxy_id, boot_id, account, http_address, revoked, seen_version, \
-    drained_version, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(3)) DIV 1000 FROM usher.proxies ORDER BY proxy_id";
+    drained_version, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(3)) DIV 1000, \
+    (SELECT GROUP_CONCAT(l.server_id) FROM usher.proxy_left_over l WHERE l.proxy_id = p.proxy_id) \
+    FROM usher.proxies p ORDER BY proxy_id";
 
 impl ProxyRow {
     pub(crate) fn read(row: mysql_async::Row) -> Result<Self> {
@@ -41,8 +46,15 @@ impl ProxyRow {
             seen_version: columns.take()?,
             drained_version: columns.take()?,
             silent_ms: columns.take()?,
+            left_over: servers(columns.take::<Option<String>>()?.as_deref())?,
         })
     }
+}
+
+fn servers(list: Option<&str>) -> Result<Vec<ServerId>> {
+    let ids = list.into_iter().flat_map(|list| list.split(','));
+    ids.map(|id| id.parse().map(ServerId).map_err(|_| Error::data("a list of servers cannot be read")))
+        .collect()
 }
 
 /// All proxies that ever registered, by id.

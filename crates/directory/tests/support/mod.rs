@@ -109,6 +109,20 @@ impl MariaDb {
         }
     }
 
+    /// Takes connections and answers nothing, until [`MariaDb::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.lock().unwrap().as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     pub(crate) async fn conn(&self, account: (&str, &str)) -> mysql_async::Result<Conn> {
         let opts = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
