@@ -119,21 +119,26 @@ impl Directory {
         };
         // The row in the directory comes first: a crash before the ownership row leaves an unfinished placing, which
         // anybody may finish here; the other order could leave two owners.
-        if located.generation == first {
-            self.own(key, located.shard).await?;
+        let mut located = located;
+        if located.generation == first && !self.own(key, located.shard).await? {
+            // The shard knows that the user has been there and left: the directory must know more.
+            located = self.ask_writer(key).await?.filter(|now| now.generation > first).ok_or_else(|| {
+                let shard = located.shard;
+                Error::Conflict(format!("shard {shard} had user {key} before and does not own it"))
+            })?;
         }
         self.remember(key, Some(&located), era);
         Ok(located)
     }
 
     /// Makes sure that the shard has the first ownership row. Rows of users who have left are never deleted, so a late
-    /// insert can't bring one back.
-    async fn own(&self, key: &Key, shard: ShardId) -> Result<()> {
+    /// insert can't bring one back: `false` then.
+    async fn own(&self, key: &Key, shard: ShardId) -> Result<bool> {
         let deadline = Instant::now() + Duration::from_millis(self.limits.directory_lookup_ms);
         let mut versions = self.subscribe();
         loop {
             let error = match self.try_own(key, shard).await {
-                Ok(()) => return Ok(()),
+                Ok(owned) => return Ok(owned),
                 Err(error) => error,
             };
             if Instant::now() >= deadline {
@@ -144,7 +149,7 @@ impl Directory {
         }
     }
 
-    async fn try_own(&self, key: &Key, shard: ShardId) -> Result<()> {
+    async fn try_own(&self, key: &Key, shard: ShardId) -> Result<bool> {
         let state = self.state();
         let writer = state.topology.shard(shard).and_then(usher_topology::Shard::writer);
         let writer =
@@ -153,16 +158,16 @@ impl Directory {
         // The control account may write on a read-only server, and must not: that is a former writer.
         let insert = "INSERT IGNORE INTO usher.ownership (entity, entity_key, own_gen, state) \
                       SELECT 'user', ?, 1, 'owned' FROM DUAL WHERE CONCAT(@@global.read_only) IN ('0', 'OFF')";
-        let check = "SELECT 1 FROM usher.ownership WHERE entity = 'user' AND entity_key = ?";
+        let check = "SELECT state = 'owned' AND own_gen = 1 FROM usher.ownership WHERE entity = 'user' AND entity_key = ?";
         let ask = async {
             conn.exec_drop(insert, (key.to_string(),)).await?;
             if conn.affected_rows() == 1 {
-                return Ok(Some(1));
+                return Ok(Some(true));
             }
-            conn.exec_first::<u8, _, _>(check, (key.to_string(),)).await
+            conn.exec_first::<bool, _, _>(check, (key.to_string(),)).await
         };
         match self.global.server_bounded(&writer.name, ask).await? {
-            Some(_) => Ok(()),
+            Some(owned) => Ok(owned),
             None => Err(Error::ServerUnavailable {
                 server: writer.name.clone(),
                 reason: "it is read-only, a flip may be under way".to_owned(),

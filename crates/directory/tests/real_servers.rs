@@ -429,3 +429,21 @@ async fn a_read_only_member_is_not_written_to() {
     deployment.global.run("SET GLOBAL read_only = 0").await;
     until("the writer to be found again", async || directory.place(&user(2)).await.is_ok()).await;
 }
+
+/// A process that placed a user, and stood still before it wrote the ownership row, while the user was moved away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_placing_does_not_bring_back_a_user_who_left() {
+    let deployment = Deployment::fresh().await;
+    let key = Key::Int(77);
+    for server in &deployment.shards {
+        server.run("INSERT INTO usher.ownership (entity_key, own_gen, state) VALUES ('77', 4, 'gone')").await;
+    }
+    let directory = deployment.directory(&[]).await;
+    let error = directory.place(&key).await.unwrap_err();
+    assert!(error.to_string().contains("does not own it"), "{error}");
+    assert_eq!(directory.cached(&key), None, "nor is the user routed there");
+    for server in &deployment.shards {
+        let owned = server.value::<u64>("SELECT COUNT(*) FROM usher.ownership WHERE state = 'owned'").await;
+        assert_eq!(owned, Some(0));
+    }
+}

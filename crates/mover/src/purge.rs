@@ -25,7 +25,7 @@ pub(crate) struct Job<'a> {
     pub(crate) point: &'static str,
 }
 
-/// Deletes it all, children first, then the ownership row.
+/// Deletes it all, children first; then the ownership row becomes a tombstone.
 ///
 /// # Errors
 /// [`MoveError::Stopped`] when the rows forbid it; servers' own.
@@ -44,7 +44,7 @@ pub(crate) async fn purge(job: &Job<'_>, global: &Global, session: &mut Session)
             }
         }
     }
-    shard_rows::drop_gone(session, job.key, job.id).await
+    shard_rows::bury(session, job.key, job.id).await
 }
 
 /// `None`: the ownership row forbids it.

@@ -43,12 +43,17 @@ pub(crate) struct OwnChange<'a> {
 const OF_USER: &str = "entity = 'user' AND entity_key = ?";
 const WRITER: &str = "@@global.read_only = 0";
 
-/// Reads the ownership row.
+/// What tells a tombstone from a row whose rows are still to be purged: no move is named any more.
+const TOMBSTONE: &str = "state = 'gone' AND move_id IS NULL";
+
+/// Reads the ownership row. A tombstone, of a user who has been here and left nothing, counts as none.
 pub(crate) async fn ownership(session: &mut Session, key: &Key, move_id: MoveId) -> Result<Option<OwnFact>> {
     let row: Option<(String, u64, Option<u64>)> = session
         .conn
         .exec_first(
-            format!("SELECT state, own_gen, move_id FROM usher.ownership WHERE {OF_USER}"),
+            format!(
+                "SELECT state, own_gen, move_id FROM usher.ownership WHERE {OF_USER} AND NOT ({TOMBSTONE})"
+            ),
             (key.to_string(),),
         )
         .await
@@ -204,6 +209,7 @@ pub(crate) async fn prepare(session: &mut Session, key: &Key, id: MoveId, epoch:
             .await?;
         let free = match own {
             None => true,
+            Some((state, None)) => state == "gone",
             Some((state, of_move)) => state == "incoming" && of_move == Some(id.0),
         };
         conn.exec_drop(
@@ -212,6 +218,14 @@ pub(crate) async fn prepare(session: &mut Session, key: &Key, id: MoveId, epoch:
                  SELECT ?, 0, 'incoming', ? FROM DUAL WHERE {WRITER}"
             ),
             (&key, id.0),
+        )
+        .await?;
+        conn.exec_drop(
+            format!(
+                "UPDATE usher.ownership SET state = 'incoming', own_gen = 0, move_id = ? \
+                 WHERE {OF_USER} AND {TOMBSTONE} AND {WRITER}"
+            ),
+            (id.0, &key),
         )
         .await?;
         let there: Option<u8> = conn
@@ -325,14 +339,16 @@ pub(crate) async fn hold_gone(session: &mut Session, key: &Key, id: MoveId) -> R
     Ok(row == Some(("gone".to_owned(), Some(id.0), 1)))
 }
 
-/// Drops the row once nothing of the user is left, and progress rows that no living mover can mean.
-pub(crate) async fn drop_gone(session: &mut Session, key: &Key, id: MoveId) -> Result<()> {
-    const TOMBSTONES_KEPT: u64 = 10_000;
+/// Makes the row a tombstone once nothing of the user is left, and drops progress rows that no living mover can mean.
+/// The tombstone stays: whoever began to place the user here before the move, and wakes up only now, inserts nothing.
+pub(crate) async fn bury(session: &mut Session, key: &Key, id: MoveId) -> Result<()> {
+    const PROGRESS_KEPT: u64 = 10_000;
     session
         .conn
         .exec_drop(
             format!(
-                "DELETE FROM usher.ownership WHERE {OF_USER} AND state = 'gone' AND move_id = ? AND {WRITER}"
+                "UPDATE usher.ownership SET move_id = NULL WHERE {OF_USER} AND state = 'gone' AND move_id = ? \
+                 AND {WRITER}"
             ),
             (key.to_string(), id.0),
         )
@@ -342,7 +358,7 @@ pub(crate) async fn drop_gone(session: &mut Session, key: &Key, id: MoveId) -> R
         .conn
         .exec_drop(
             "DELETE FROM usher.move_progress WHERE move_id < ? AND status <> 'open' LIMIT 1000",
-            (id.0.saturating_sub(TOMBSTONES_KEPT),),
+            (id.0.saturating_sub(PROGRESS_KEPT),),
         )
         .await
         .map_err(session.error())

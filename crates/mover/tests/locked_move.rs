@@ -64,6 +64,12 @@ async fn there_and_back(ground: &Ground) {
         let outcome = ground.mover("m1").drive(id).await.unwrap();
         assert_eq!(outcome, Outcome::Finished, "{:?}", ground.row(id).await.error);
         ground.assert_whole(&key, to, &rows, "moved").await;
+        let left = ground.ownership(&at, &key).await;
+        assert_eq!(
+            left.map(|(state, _)| state).as_deref(),
+            Some("gone"),
+            "{at} remembers that the user left"
+        );
         let row = ground.row(id).await;
         let count = rows.values().map(|rows| rows.len() as u64).sum::<u64>();
         assert_eq!((row.rows_total, row.rows_done), (count, count));
