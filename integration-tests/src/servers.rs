@@ -32,7 +32,7 @@ pub async fn count(server: &ServerEndpoint, table: &str, condition: &str) -> i64
 }
 
 /// Waits until a condition holds.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
         assert!(start.elapsed() < PATIENCE, "it never came about: {what}");

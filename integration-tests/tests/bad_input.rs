@@ -50,12 +50,8 @@ async fn nothing_bad_spreads() {
         config.limits.login_ms = 1_500;
         config.users.push(usher_config::User {
             name: "nobody".to_owned(),
-            password: None,
-            sha256_hash: None,
-            native_hash: None,
-            plugin: "caching_sha2_password".to_owned(),
-            default_schema: None,
             schemas: vec!["app".to_owned()],
+            ..usher_config::User::default()
         });
     };
     let proxy = bed.proxy(1, small).await;

@@ -122,6 +122,12 @@ fn check_users(config: &Config) -> Result<(), ConfigError> {
                 user.plugin
             ));
         }
+        if user.admin && !user.has_all_schemas() {
+            return wrong("admin is for users of all schemas: leave schemas empty".to_owned());
+        }
+        if user.schemas.iter().any(|schema| schema.eq_ignore_ascii_case("usher")) {
+            return wrong("the schema usher is nobody's but usher's own".to_owned());
+        }
         if user.password.is_some() && (user.sha256_hash.is_some() || user.native_hash.is_some()) {
             return wrong("give either the password or its hashes".to_owned());
         }
@@ -220,6 +226,8 @@ port = 3306
             ("[[users]]\nname = \"a\"\n[[users]]\nname = \"a\"", "twice"),
             ("[[users]]\nname = \"a\"\nplugin = \"dialog\"", "dialog"),
             ("[[users]]\nname = \"a\"\nsha256_hash = \"xyz\"", "64 hexadecimal"),
+            ("[[users]]\nname = \"a\"\nadmin = true\nschemas = [\"app\"]", "all schemas"),
+            ("[[users]]\nname = \"a\"\nschemas = [\"app\", \"usher\"]", "usher's own"),
             ("[limits]\nid_block_max = 1", "id_block_max"),
         ];
         for (extra, expected) in cases {

@@ -177,9 +177,52 @@ pub struct User {
     /// Schema of a session that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_schema: Option<String>,
-    /// Schemas the user may use; empty means all.
+    /// Schemas the user may use; empty, or `["*"]`, means all but usher's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schemas: Vec<String>,
+    /// Whether the user may send administrators' statements (accounts, the schema `mysql`, SHUTDOWN and the like) to the
+    /// servers, as far as the proxy's account there may; only for a user of all schemas.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub admin: bool,
+    /// Connections the user may have at once through one proxy; 0 means no limit but that of all users together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub connections_max: usize,
+}
+
+impl Default for User {
+    /// An account without name and password for all schemas.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            password: None,
+            sha256_hash: None,
+            native_hash: None,
+            plugin: default_plugin(),
+            default_schema: None,
+            schemas: Vec::new(),
+            admin: false,
+            connections_max: 0,
+        }
+    }
+}
+
+impl User {
+    /// Whether the user may use all schemas but usher's own.
+    #[must_use]
+    pub fn has_all_schemas(&self) -> bool {
+        self.schemas.is_empty() || self.schemas.iter().any(|schema| schema == "*")
+    }
+}
+
+// As serde wants them, by reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 fn default_plugin() -> String {

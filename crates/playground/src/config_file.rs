@@ -72,11 +72,9 @@ pub(crate) fn config(dir: &Path, state: &State) -> Config {
         users: vec![User {
             name: APP.to_owned(),
             password: Some(state.secrets.app.clone()),
-            sha256_hash: None,
-            native_hash: None,
-            plugin: "caching_sha2_password".to_owned(),
             default_schema: Some(APP.to_owned()),
             schemas: vec![APP.to_owned()],
+            ..User::default()
         }],
         limits: Limits::default(),
     }

@@ -1,10 +1,14 @@
-//! Who may log in to the proxy.
+//! Who may log in to the proxy, and what each may send to the servers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use usher_config::User;
+use usher_sql::{OWN_SCHEMA, Plan, Reach};
 use usher_wire::auth::Secret;
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
+
+use crate::schemas::Schemas;
 
 /// One account.
 #[derive(Debug)]
@@ -14,14 +18,68 @@ pub(crate) struct Account {
     pub(crate) native: bool,
     pub(crate) default_schema: Option<String>,
     schemas: Vec<String>,
+    /// It may use these schemas only.
+    pub(crate) restricted: bool,
+    admin: bool,
 }
 
 impl Account {
-    /// Whether it may use this schema.
-    pub(crate) fn may_use(&self, schema: &str) -> bool {
-        self.schemas.is_empty()
+    /// Whether it may have this default schema.
+    pub(crate) fn may_use(&self, schema: &str) -> Result<(), Failure> {
+        if schema.eq_ignore_ascii_case(OWN_SCHEMA) {
+            return Err(ErrorId::OwnSchema.into());
+        }
+        let accounts = schema.eq_ignore_ascii_case("mysql") && !self.admin;
+        match !accounts && self.is_open(schema) {
+            true => Ok(()),
+            false => Err(self.denied(schema)),
+        }
+    }
+
+    /// Whether it may send a statement: the one place that decides this.
+    #[inline]
+    pub(crate) fn may(&self, plan: &Plan, schemas: &Schemas) -> Result<(), Failure> {
+        if plan.reach.is_ordinary() && !self.restricted {
+            return Ok(());
+        }
+        self.check(&plan.reach, schemas)
+    }
+
+    #[cold]
+    fn check(&self, reach: &Reach, schemas: &Schemas) -> Result<(), Failure> {
+        if reach.own {
+            return Err(Failure::new(ErrorId::OwnSchema).executed(Executed::No));
+        }
+        if let Some(what) = reach.admin.filter(|_| !self.admin) {
+            let note = format!("Access denied; {what}: only for users with admin = true in usher's settings");
+            return Err(Failure::new(ErrorId::AdminNeeded).note(note).executed(Executed::No));
+        }
+        if !self.restricted {
+            return Ok(());
+        }
+        if reach.opaque {
+            let note =
+                "the account may use some schemas only, and the names in the statement cannot be read safely";
+            return Err(Failure::new(ErrorId::DatabaseDenied).note(note).executed(Executed::No));
+        }
+        let closed = reach.schemas.iter().find(|name| !self.is_open(name));
+        let closed = closed.or_else(|| {
+            // Most of these are tables or aliases.
+            let is_closed = |name: &&String| schemas.has_other(name, |schema| self.is_open(schema));
+            reach.qualifiers.iter().filter(|name| !self.is_open(name)).find(is_closed)
+        });
+        closed.map_or(Ok(()), |name| Err(self.denied(name)))
+    }
+
+    fn is_open(&self, schema: &str) -> bool {
+        !self.restricted
             || schema.eq_ignore_ascii_case("information_schema")
             || self.schemas.iter().any(|allowed| allowed == schema)
+    }
+
+    fn denied(&self, schema: &str) -> Failure {
+        let note = format!("Access denied for user '{}' to database '{schema}'", self.name);
+        Failure::new(ErrorId::DatabaseDenied).note(note).executed(Executed::No)
     }
 }
 
@@ -34,6 +92,11 @@ impl Accounts {
     #[must_use]
     pub fn new(users: &[User]) -> Self {
         Self(users.iter().map(|user| (user.name.clone(), Arc::new(account(user)))).collect())
+    }
+
+    /// Whether some account may use some schemas only.
+    pub(crate) fn any_restricted(&self) -> bool {
+        self.0.values().any(|account| account.restricted)
     }
 
     pub(crate) fn named(&self, name: &[u8]) -> Option<Arc<Account>> {
@@ -63,6 +126,8 @@ fn account(user: &User) -> Account {
         native,
         default_schema: user.default_schema.clone(),
         schemas: user.schemas.clone(),
+        restricted: !user.has_all_schemas(),
+        admin: user.admin,
     }
 }
 

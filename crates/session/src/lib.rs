@@ -20,6 +20,7 @@ mod prepared;
 mod query;
 mod relay;
 mod route;
+mod schemas;
 mod session;
 mod set;
 mod shared;

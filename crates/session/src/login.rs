@@ -153,6 +153,10 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
         Ok(settings) => settings,
         Err(failure) => return Err(talk.fail(&failure).await),
     };
+    if account.restricted {
+        // Its first statement needs it.
+        let _ = timeout_at(talk.deadline, shared.schemas.known()).await;
+    }
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
     let client = Client { stream: talk.stream, caps, id, salt, from };
     Ok(Session::start(Arc::clone(shared), client, account, settings))
@@ -245,10 +249,7 @@ pub(crate) fn settings(
         None => account.default_schema.clone(),
     };
     if let Some(name) = named {
-        if !account.may_use(&name) {
-            let note = format!("Access denied for user '{}' to database '{name}'", account.name);
-            return Err(Failure::new(ErrorId::DatabaseDenied).note(note));
-        }
+        account.may_use(&name)?;
         settings.schema(&name);
     }
     if let Some((charset, id)) = collation_id.and_then(|id| Some((collation::charset(id)?, id))) {

@@ -57,6 +57,7 @@ impl Session {
         let mut literals = Vec::new();
         let digest = usher_sql::digest(text, self.mode, &mut literals);
         let plan = self.plan(text, &digest);
+        self.account.may(&plan, &self.shared.schemas)?;
         check_preparable(&plan)?;
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
@@ -178,6 +179,7 @@ impl Session {
         if prepared.catalog != self.shared.catalog.load().version() {
             self.plan_again(prepared)?;
         }
+        self.account.may(&prepared.plan, &self.shared.schemas)?;
         if prepared.schema.as_deref() != self.settings.schema() {
             return Box::pin(self.execute_in_its_schema(prepared, raw, joined, turn)).await;
         }

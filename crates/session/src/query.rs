@@ -103,6 +103,7 @@ impl Session {
             self.failure = None;
             self.settle_debts().await;
         }
+        self.account.may(&plan, &self.shared.schemas)?;
         let hints = &statement.digest.hints;
         if !hints.is_empty() {
             return Box::pin(self.hinted(statement, &plan, turn)).await;

@@ -61,10 +61,7 @@ impl Session {
         let Ok(name) = std::str::from_utf8(name) else {
             return Err(Failure::new(ErrorId::UnknownDatabase).into());
         };
-        if !self.account.may_use(name) {
-            let note = format!("Access denied for user '{}' to database '{name}'", self.account.name);
-            return Err(Failure::new(ErrorId::DatabaseDenied).note(note).into());
-        }
+        self.account.may_use(name)?;
         if self.settings.schema() != Some(name) {
             let wanted = self.settings.edit().schema(name).build();
             self.try_settings(wanted).await?;

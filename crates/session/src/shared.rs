@@ -21,6 +21,7 @@ use crate::account::Accounts;
 use crate::in_flight::{InFlight, Scope};
 use crate::metrics::SessionMetrics;
 use crate::plans::Plans;
+use crate::schemas::{self, Schemas};
 use crate::watermark::Watermarks;
 
 /// What a proxy is set up with.
@@ -59,6 +60,7 @@ pub struct Shared {
     /// Health of servers.
     pub monitor: Monitor,
     pub(crate) plans: Plans,
+    pub(crate) schemas: Schemas,
     pub(crate) catalog: ArcSwap<Catalog>,
     pub(crate) in_flight: InFlight,
     pub(crate) watermarks: Watermarks,
@@ -89,6 +91,7 @@ impl Shared {
             pools: Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics),
             monitor: Monitor::new(setup.backend, limits.clone()),
             plans: Plans::new(limits.plans_max),
+            schemas: Schemas::default(),
             catalog: ArcSwap::default(),
             in_flight: InFlight::default(),
             watermarks: Watermarks::new(limits.watermarks_max, limits.lag_ms_max, limits.probe_ms),
@@ -103,6 +106,9 @@ impl Shared {
         });
         shared.install(&shared.directory.state());
         tokio::spawn(sweep(Arc::downgrade(&shared)));
+        if shared.accounts.any_restricted() {
+            tokio::spawn(schemas::watch(Arc::downgrade(&shared)));
+        }
         shared
     }
 

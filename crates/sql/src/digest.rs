@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::LazyLock;
 
 use crate::hint::{self, Hints};
-use crate::lex::{Lexer, Literal, LiteralKind, Token, TokenKind};
+use crate::lex::{Lexer, Literal, LiteralKind, Token, TokenKind, runs_everywhere};
 use crate::mode::Mode;
 
 /// What one pass over a statement finds.
@@ -30,7 +30,8 @@ static KEY: LazyLock<(u64, u64)> =
 /// and reused so that a warm caller does not allocate).
 ///
 /// Two statements of one digest differ in the values of literals, in plain comments and in spaces only: not in
-/// the number or kinds of literals, in letter case, or in optimizer hints.
+/// the number or kinds of literals, in letter case, or in optimizer hints. One with a comment that only some server
+/// versions run has a digest of its own, literals included.
 pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
     literals.clear();
     let (k0, k1) = *KEY;
@@ -60,6 +61,10 @@ pub fn digest(text: &[u8], mode: Mode, literals: &mut Vec<Literal>) -> Digest {
                     break;
                 }
                 hash.token(text, token);
+            }
+            // Where this comment ends depends on the server: the text itself is the shape.
+            TokenKind::CodeOpen if !runs_everywhere(token.bytes(text)) => {
+                hash.bytes(token_tag(token.kind), text, token.start as usize, text.len());
             }
             _ => hash.token(text, token),
         }

@@ -586,6 +586,15 @@ impl Iterator for Lexer<'_> {
     }
 }
 
+/// Whether every server that usher supports runs what follows this mark: `/*!` and versions before 5.7.
+pub(crate) fn runs_everywhere(mark: &[u8]) -> bool {
+    match mark.strip_prefix(b"/*!") {
+        Some([]) => true,
+        Some(version) => version.len() == 5 && version < b"50700".as_slice(),
+        None => false,
+    }
+}
+
 /// The name that a word or quoted token stands for, quotes removed and doubled quotes undone.
 #[must_use]
 pub fn unquote_name(raw: &[u8]) -> Vec<u8> {

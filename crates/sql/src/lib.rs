@@ -33,7 +33,8 @@ pub use key::{
 pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, unquote_name};
 pub use mode::Mode;
 pub use plan::{
-    DdlKind, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Plan, RowValue, SequenceShape, ShowKind,
-    TableName, Target, Uses, ValuePoint, explain_route, find_calls, insert_points, plan,
+    DdlKind, InsertPoints, InsertShape, KeySource, KeyValue, Kind, OWN_SCHEMA, Plan, Reach, RowValue,
+    SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint, explain_route, find_calls, insert_points,
+    plan,
 };
 pub use splice::{SpliceError, splice};

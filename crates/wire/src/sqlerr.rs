@@ -63,6 +63,7 @@ errors! {
     LoginTimeout = 0108, 1159, "08S01", "the login took too long";
     Draining = 0109, 1053, "08S01", "this proxy is shutting down; connect to another";
     IdleTimeout = 0110, 4031, "HY000", "the connection was idle for too long";
+    OwnSchema = 0111, 1044, "42000", "the schema usher is usher's own";
 
     MalformedPacket = 0201, 1835, "HY000", "malformed packet";
     PacketTooBig = 0202, 1153, "08S01", "packet over max_allowed_packet";

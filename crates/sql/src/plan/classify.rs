@@ -9,6 +9,7 @@ use crate::mode::Mode;
 use crate::plan::analyse::{self, Context, Routed};
 use crate::plan::insert;
 use crate::plan::query::Refusal;
+use crate::plan::reach::Collector;
 use crate::plan::tokens::Tokens;
 use crate::plan::uses::Watch;
 use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target};
@@ -17,15 +18,17 @@ use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target};
 const HEAD_TOKENS: usize = 64;
 
 /// What one pass over all tokens tells.
-struct Survey {
+struct Survey<'t> {
     watch: Watch,
+    reach: Collector<'t>,
     names_sharded: bool,
     literals: u32,
     params: u16,
 }
 
-fn survey(text: &[u8], mode: Mode, catalog: &Catalog) -> Survey {
-    let mut survey = Survey { watch: Watch::default(), names_sharded: false, literals: 0, params: 0 };
+fn survey<'t>(text: &'t [u8], mode: Mode, catalog: &Catalog) -> Survey<'t> {
+    let reach = Collector::new(text, mode);
+    let mut survey = Survey { watch: Watch::default(), reach, names_sharded: false, literals: 0, params: 0 };
     let program = crate::digest::is_stored_program(text, mode);
     for token in Lexer::new(text, mode) {
         match token.kind {
@@ -45,6 +48,7 @@ fn survey(text: &[u8], mode: Mode, catalog: &Catalog) -> Survey {
             _ => {}
         }
         survey.watch.see(text, token);
+        survey.reach.see(token);
     }
     survey
 }
@@ -63,6 +67,7 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
         uses.unknown_function = None;
     }
     plan.needs_writer |= plan.is_write || uses.needs_writer();
+    plan.reach = survey.reach.finish(&tokens, &plan, default_schema);
     plan.uses = uses;
     plan.literals = survey.literals;
     plan.params = survey.params;
@@ -70,7 +75,7 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
 }
 
 /// Plans the statement in a range of tokens: all of them, or what stands behind EXPLAIN.
-fn statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
     let first = (range.start..range.end).find(|at| !tokens.is_op(*at, "(")).unwrap_or(range.end);
     if range.is_empty() {
@@ -113,7 +118,7 @@ fn refused(kind: Kind, Refusal { reason, needs_hint }: Refusal) -> Plan {
     Plan { needs_hint, ..Plan::simple(kind, Target::Unsupported { reason }) }
 }
 
-fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let kind = if survey.watch.locking { Kind::LockingRead } else { Kind::Read };
     let mut plan = if survey.names_sharded {
         routed(kind, analyse::read(context, range))
@@ -126,7 +131,7 @@ fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan 
 }
 
 /// WITH may stand before SELECT, UPDATE and DELETE.
-fn with(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn with(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
     let verb = tokens.find(range.clone(), |at| {
         tokens.is_any(at, &["SELECT", "UPDATE", "DELETE", "TABLE", "VALUES"])
@@ -138,7 +143,7 @@ fn with(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan 
     }
 }
 
-fn change(context: Context<'_, '_>, range: Range<usize>, at: usize, survey: &Survey) -> Plan {
+fn change(context: Context<'_, '_>, range: Range<usize>, at: usize, survey: &Survey<'_>) -> Plan {
     let update = context.tokens.is_word(at, "UPDATE");
     let kind = if update { Kind::Update } else { Kind::Delete };
     let mut plan = match (survey.names_sharded, update) {
@@ -150,7 +155,7 @@ fn change(context: Context<'_, '_>, range: Range<usize>, at: usize, survey: &Sur
     plan
 }
 
-fn insert(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn insert(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let replace = context.tokens.is_word(range.start, "REPLACE");
     let kind = if replace { Kind::Replace } else { Kind::Insert };
     let mut plan = if survey.names_sharded {
@@ -166,7 +171,7 @@ fn insert(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Pla
 }
 
 /// EXPLAIN, DESCRIBE, MariaDB's ANALYZE, and EXPLAIN ROUTE.
-fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
     if tokens.are_words(range.start, &["EXPLAIN", "ROUTE"]) {
         return Plan::simple(Kind::ExplainRoute, Target::Session);
@@ -181,7 +186,7 @@ fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Pl
     Plan { kind: Kind::Explain, insert: None, is_write: runs && plan.is_write, ..plan }
 }
 
-fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
     if tokens.is_word(range.start + 1, "STATEMENT") {
         let inner = tokens.find(range.clone(), |at| tokens.is_word(at, "FOR"));
@@ -242,7 +247,7 @@ fn transaction(tokens: &Tokens<'_>, at: usize, word: &[u8]) -> Option<Plan> {
 }
 
 /// Everything that is known by its first words alone.
-fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey) -> Plan {
+fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
     let name = |at: usize| tokens.name(at).unwrap_or_default();
     let global_unless_sharded = |kind: Kind, reason: &str| {
@@ -340,7 +345,7 @@ fn show(tokens: &Tokens<'_>, at: usize) -> Plan {
 }
 
 /// CREATE, ALTER, DROP, TRUNCATE, RENAME: schema changes, accounts, DROP PREPARE.
-fn ddl_statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey) -> Plan {
+fn ddl_statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
     if tokens.are_words(range.start, &["DROP", "PREPARE"]) {
         let name = tokens.name(range.start + 2).unwrap_or_default();
@@ -353,7 +358,7 @@ fn ddl_statement(context: Context<'_, '_>, range: Range<usize>, survey: &Survey)
     Plan { is_write: true, tables: head.tables, ..Plan::simple(Kind::Ddl(head.kind), target) }
 }
 
-fn ddl_target(context: Context<'_, '_>, head: &ddl::Head, survey: &Survey) -> Target {
+fn ddl_target(context: Context<'_, '_>, head: &ddl::Head, survey: &Survey<'_>) -> Target {
     let refuse = |reason: &str| Target::Unsupported { reason: reason.into() };
     if matches!(head.kind, DdlKind::CreateDatabase | DdlKind::AlterDatabase | DdlKind::DropDatabase) {
         return Target::Everywhere;

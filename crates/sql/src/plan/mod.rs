@@ -7,11 +7,13 @@ mod functions;
 mod insert;
 mod print;
 mod query;
+mod reach;
 mod tokens;
 mod uses;
 
 pub use classify::explain_route;
 pub use insert::{InsertPoints, ValuePoint, insert_points};
+pub use reach::{OWN_SCHEMA, Reach};
 pub use uses::{Uses, find_calls};
 
 pub(crate) use tokens::Tokens;
@@ -38,6 +40,8 @@ pub struct Plan {
     pub needs_hint: bool,
     /// Session state that it reads or leaves.
     pub uses: Uses,
+    /// Schemas that it can reach, and whether it is an administrator's.
+    pub reach: Reach,
     /// For INSERT and REPLACE into a sharded table.
     pub insert: Option<InsertShape>,
     /// Tables of the statement as written, resolved with the default schema: for statistics, and for DDL. Empty
@@ -325,7 +329,7 @@ impl Plan {
         size_of::<Self>()
             + rows * size_of::<RowValue>()
             + sources * size_of::<KeySource>()
-            + self.tables.len() * 64
+            + (self.tables.len() + self.reach.qualifiers.len() + self.reach.schemas.len()) * 64
     }
 
     /// The plan of a statement that is only looked at by its first words.
@@ -337,6 +341,7 @@ impl Plan {
             needs_writer: false,
             needs_hint: false,
             uses: Uses::default(),
+            reach: Reach::default(),
             insert: None,
             tables: Vec::new(),
             literals: 0,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::digest::is_stored_program;
-use crate::lex::{Lexer, LiteralKind, Token, TokenKind, unquote_name};
+use crate::lex::{Lexer, LiteralKind, Token, TokenKind, runs_everywhere, unquote_name};
 use crate::mode::Mode;
 
 /// Most tokens of a statement that is analysed: beyond it a statement on a sharded table is refused.
@@ -29,15 +29,6 @@ pub(crate) struct Tokens<'t> {
     pub(crate) params: u16,
     /// Why the text may mean something else to a server than to us.
     pub(crate) odd: Option<&'static str>,
-}
-
-/// Whether every server that usher supports runs what follows this mark: `/*!` and versions before 5.7.
-fn runs_everywhere(mark: &[u8]) -> bool {
-    match mark.strip_prefix(b"/*!") {
-        Some([]) => true,
-        Some(version) => version.len() == 5 && version < b"50700".as_slice(),
-        None => false,
-    }
 }
 
 impl<'t> Tokens<'t> {

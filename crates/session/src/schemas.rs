@@ -1,0 +1,106 @@
+//! The schemas that exist on the servers: for accounts that may use only some, whose statements name schemas and aliases
+//! alike.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use usher_backend::Settings;
+use usher_topology::ShardId;
+
+use crate::shared::Shared;
+
+/// How often the servers are asked. A new schema is closed to accounts that may not use it after this time at most.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The schemas of all servers, as far as known.
+#[derive(Debug)]
+pub(crate) struct Schemas(watch::Sender<Option<Arc<Known>>>);
+
+/// Schemas by their names in lower case: some servers take any case.
+type Known = HashMap<String, Vec<String>>;
+
+impl Default for Schemas {
+    fn default() -> Self {
+        Self(watch::channel(None).0)
+    }
+}
+
+impl Schemas {
+    /// Whether a schema of this name, in any case, exists for which `is_allowed` does not hold. While nothing is
+    /// known, one does.
+    pub(crate) fn has_other(&self, name: &str, is_allowed: impl Fn(&str) -> bool) -> bool {
+        match &*self.0.borrow() {
+            Some(known) => known
+                .get(&name.to_lowercase())
+                .is_some_and(|schemas| schemas.iter().any(|schema| !is_allowed(schema))),
+            None => true,
+        }
+    }
+
+    /// Waits until all servers that answer have been asked.
+    pub(crate) async fn known(&self) {
+        // The sender is this.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
+    }
+
+    fn set(&self, lists: &HashMap<ShardId, Vec<String>>) {
+        let mut known = Known::new();
+        for name in lists.values().flatten() {
+            let same = known.entry(name.to_lowercase()).or_default();
+            if !same.contains(name) {
+                same.push(name.clone());
+            }
+        }
+        self.0.send_replace(Some(Arc::new(known)));
+    }
+}
+
+/// Asks the writers of all shards again and again. One that does not answer has what it had.
+pub(crate) async fn watch(shared: Weak<Shared>) {
+    let mut lists = HashMap::new();
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        let limit = Duration::from_millis(shared.limits.connect_ms);
+        let state = shared.directory.state();
+        for shard in &state.topology.shards {
+            if let Ok(Some(names)) = timeout(limit, names(&shared, shard.writer)).await {
+                lists.insert(shard.id, names);
+            }
+        }
+        // The global master has every schema that applications use.
+        if lists.contains_key(&ShardId::GLOBAL) {
+            shared.schemas.set(&lists);
+        }
+    }
+}
+
+async fn names(shared: &Shared, server: usher_topology::ServerId) -> Option<Vec<String>> {
+    let pool = shared.pools.of(server).ok()?;
+    let mut lent = pool.checkout(&Settings::at_login(false)).await.ok()?;
+    let reply = lent.query(b"SHOW DATABASES").await.ok().filter(|reply| reply.error.is_none())?;
+    let cells = reply.rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+    Some(cells.map(|name| String::from_utf8_lossy(&name).into_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_any_case_is_that_of_a_schema() {
+        let schemas = Schemas::default();
+        assert!(schemas.has_other("alias", |_| false), "nothing is known yet");
+        let lists = HashMap::from([(ShardId::GLOBAL, vec!["app".to_owned(), "Other".to_owned()])]);
+        schemas.set(&lists);
+        let is_app = |name: &str| name == "app";
+        assert!(schemas.has_other("other", is_app) && schemas.has_other("OTHER", is_app));
+        assert!(!schemas.has_other("app", is_app) && !schemas.has_other("APP", is_app));
+        assert!(!schemas.has_other("alias", is_app));
+    }
+}
