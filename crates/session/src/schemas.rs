@@ -12,8 +12,9 @@ use usher_topology::ShardId;
 
 use crate::shared::Shared;
 
-/// How often the servers are asked. A new schema is closed to accounts that may not use it after this time at most.
-const PERIOD: Duration = Duration::from_secs(1);
+/// The servers are asked once in so many times of `limits.probe_ms`. A new schema is closed to accounts that may not use
+/// it after this time at most.
+const PROBES: u64 = 5;
 
 /// The schemas of all servers, as far as known.
 #[derive(Debug)]
@@ -59,9 +60,9 @@ impl Schemas {
 }
 
 /// Asks the writers of all shards again and again. One that does not answer has what it had.
-pub(crate) async fn watch(shared: Weak<Shared>) {
+pub(crate) async fn watch(shared: Weak<Shared>, probe_ms: u64) {
     let mut lists = HashMap::new();
-    let mut ticks = interval(PERIOD);
+    let mut ticks = interval(Duration::from_millis(probe_ms * PROBES));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

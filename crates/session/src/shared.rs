@@ -107,7 +107,8 @@ impl Shared {
         shared.install(&shared.directory.state());
         tokio::spawn(sweep(Arc::downgrade(&shared)));
         if shared.accounts.any_restricted() {
-            tokio::spawn(schemas::watch(Arc::downgrade(&shared)));
+            let probe_ms = shared.limits.probe_ms;
+            tokio::spawn(schemas::watch(Arc::downgrade(&shared), probe_ms));
         }
         shared
     }
