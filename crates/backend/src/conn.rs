@@ -112,6 +112,8 @@ pub struct Conn {
     pub answer_seq: u8,
     /// Prepared statements by the hash of their text and settings: the server's id and the turn of their last use.
     statements: HashMap<u128, (u32, u64)>,
+    /// Statements prepared in text, by name: the hash of what the name stands for.
+    names: HashMap<Box<str>, u128>,
     turn: u64,
     /// The last read filled the buffer: a long answer is under way.
     filled: bool,
@@ -157,10 +159,11 @@ impl Conn {
             buf: Vec::with_capacity(BUFFER),
             settings: base,
             status: Status::AUTOCOMMIT,
-            last_insert_id: None,
+            last_insert_id: Some(0),
             dirty: false,
             busy: true,
             statements: HashMap::new(),
+            names: HashMap::new(),
             turn: 0,
             answer_seq: 1,
             filled: false,
@@ -452,6 +455,23 @@ impl Conn {
         }
         let oldest = self.statements.iter().min_by_key(|(_, (_, turn))| *turn).map(|(hash, _)| *hash)?;
         self.statements.remove(&oldest).map(|(id, _)| id)
+    }
+
+    /// Whether this name stands for this statement here.
+    #[must_use]
+    pub fn knows_name(&self, name: &str, hash: u128) -> bool {
+        self.names.get(name) == Some(&hash)
+    }
+
+    /// Remembers what a name stands for. A connection with more than `max` of them is not reused.
+    pub fn remember_name(&mut self, name: &str, hash: u128, max: usize) {
+        self.names.insert(name.into(), hash);
+        self.dirty |= self.names.len() > max;
+    }
+
+    /// A name stands for nothing any more.
+    pub fn forget_name(&mut self, name: &str) {
+        self.names.remove(name);
     }
 
     /// Forgets a prepared statement that the server no longer knows.

@@ -15,6 +15,8 @@ pub use error::{BackendError, Fault};
 pub use metrics::BackendMetrics;
 pub use monitor::{HealthMap, Monitor};
 pub use pool::{Account, Lent, Pool, Pools};
-pub use settings::{Settings, SettingsBuilder, canonical_variable, quoted_user_variable};
+pub use settings::{
+    NAMES_VARIABLES, NULL_USER_VARIABLE, Settings, SettingsBuilder, canonical_variable, quoted_user_variable,
+};
 pub use stream::Stream;
 pub use tls::client_tls;

@@ -24,8 +24,11 @@ static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// The character set of a connection just logged in.
 const NAMES_AT_LOGIN: &str = "utf8mb4 COLLATE utf8mb4_general_ci";
 
+/// NULL for a user variable, of the type that one has that was never set.
+pub const NULL_USER_VARIABLE: &str = "CAST(NULL AS BINARY)";
+
 /// Variables that `SET NAMES` overwrites.
-const NAMES_VARIABLES: &[&str] =
+pub const NAMES_VARIABLES: &[&str] =
     &["character_set_client", "character_set_connection", "character_set_results", "collation_connection"];
 
 impl Settings {
@@ -110,8 +113,7 @@ impl Settings {
         }
         for name in self.variables.keys().filter(|name| !is_names(name)) {
             if target.variable(name).is_none() {
-                let default = if name.starts_with('@') { "NULL" } else { "DEFAULT" };
-                parts.push(format!("{}={default}", assigned(name)));
+                parts.push(format!("{}={}", assigned(name), unset(name)));
             }
         }
         for (name, value) in &target.variables {
@@ -137,6 +139,17 @@ fn assigned(name: &str, mariadb: bool) -> String {
         (None, "transaction_isolation") if mariadb => "@@SESSION.tx_isolation".to_owned(),
         (None, "transaction_read_only") if mariadb => "@@SESSION.tx_read_only".to_owned(),
         (None, _) => format!("@@SESSION.{name}"),
+    }
+}
+
+/// What takes a variable back to where it was at login.
+fn unset(name: &str) -> &str {
+    match name {
+        // DEFAULT gives their opposite on MySQL.
+        "foreign_key_checks" => "@@GLOBAL.foreign_key_checks",
+        "unique_checks" => "@@GLOBAL.unique_checks",
+        _ if name.starts_with('@') => NULL_USER_VARIABLE,
+        _ => "DEFAULT",
     }
 }
 
@@ -246,7 +259,7 @@ mod tests {
         assert_eq!(base.set_statement(&a, true), "SET @x=5, @@SESSION.time_zone='+00:00'");
         assert_eq!(
             a.set_statement(&b, true),
-            "SET NAMES latin1, @x=NULL, @@SESSION.time_zone=DEFAULT, @@SESSION.sql_mode=''"
+            "SET NAMES latin1, @x=CAST(NULL AS BINARY), @@SESSION.time_zone=DEFAULT, @@SESSION.sql_mode=''"
         );
         assert_eq!(a.set_statement(&a, true), "");
         let c = b.edit().variable("character_set_results", "NULL").build();

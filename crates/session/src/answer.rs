@@ -1,7 +1,7 @@
 //! Answers made in the proxy.
 
 use usher_wire::packet::{OkPacket, put_change};
-use usher_wire::result::{Answer, Column, Format, Value};
+use usher_wire::result::{Answer, Column, Format, NOT_NULL, Value};
 use usher_wire::status::Status;
 
 use crate::buffers;
@@ -99,6 +99,7 @@ impl Session {
             Value::Int(_) => Column::bigint(name),
             _ => Column::unsigned(name),
         };
+        let column = Column { flags: column.flags | NOT_NULL, ..column };
         self.row_count = -1;
         self.answer(turn, |answer, status| {
             let columns = [column];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use usher_backend::{BackendError, Fault, Lent, Pool};
 use usher_directory::rows::MoveMode;
 use usher_directory::{EntityState, State};
-use usher_sql::Plan;
+use usher_sql::{DdlKind, Kind as PlanKind, Plan};
 use usher_topology::{
     Generation, GtidPosition, Key, Server, ServerId, Shard, ShardId, ShardState, Want, choose,
 };
@@ -20,6 +20,7 @@ use crate::in_flight::InFlight;
 use crate::relay::{Broken, Outcome, Watch, interrupted};
 use crate::route::Place;
 use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
+use crate::text_prepare::Naming;
 use crate::user_vars::Owed;
 use crate::watermark::Needs;
 
@@ -90,6 +91,9 @@ impl Session {
     /// Runs a statement where it belongs and answers the client.
     pub(crate) async fn run(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
         self.kept = None;
+        if !self.next_transaction.is_empty() && !begins_transaction(order.plan) {
+            return Box::pin(self.run_aside(order, turn)).await;
+        }
         // What is held on another shard for other reasons is not a way around the open transaction.
         let beside = self.is_open_beside(order.place.shard);
         let bound = self.bound.iter().position(|bound| bound.shard == order.place.shard);
@@ -147,12 +151,14 @@ impl Session {
     /// neither opens nor needs a transaction, so it does not decide where the client's goes.
     pub(crate) async fn run_aside(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
         let bound = self.bound.iter().position(|bound| bound.shard == order.place.shard);
-        if let Some(at) = bound.filter(|_| !self.is_open_beside(order.place.shard)) {
+        let in_it = matches!(self.transaction, Transaction::Open(shard) if shard == order.place.shard);
+        if let Some(at) = bound.filter(|_| in_it) {
             return self.run_bound(at, order, turn).await;
         }
         self.kept = None;
         let own = Arc::clone(&self.settings);
-        if !self.autocommit {
+        let shows_autocommit = order.plan.uses.system_vars.iter().any(|name| name == "autocommit");
+        if !self.autocommit && !shows_autocommit {
             self.settings = self.settings.edit().unset("autocommit").build();
         }
         self.aside = Some(self.status());
@@ -705,10 +711,19 @@ impl Session {
         turn: Turn,
         watch: Watch<'_>,
     ) -> Result<Outcome, Broken> {
-        if order.plan.uses.last_insert_id && lent.last_insert_id != Some(self.last_insert_id) {
+        let uses = &order.plan.uses;
+        if (uses.last_insert_id || uses.sets_last_insert_id)
+            && lent.last_insert_id != Some(self.last_insert_id)
+        {
             let set = format!("SET last_insert_id = {}", self.last_insert_id);
             lent.query(set.as_bytes()).await.map_err(unsent)?;
             lent.last_insert_id = Some(self.last_insert_id);
+        }
+        if let Some(prelude) = &self.prelude {
+            lent.query(prelude.as_bytes()).await.map_err(unsent)?;
+        }
+        if self.naming.is_some() {
+            self.name_on(lent).await.map_err(unsent)?;
         }
         match &mut order.body {
             Body::Text(packets) | Body::FieldList(packets) => lent.send(packets).await.map_err(unsent)?,
@@ -728,11 +743,35 @@ impl Session {
         }
         let kind = if matches!(order.body, Body::FieldList(_)) { Kind::FieldList } else { Kind::Query };
         let outcome = self.relay(lent, kind, turn, watch).await?;
+        if let Some(Naming::Gives(named)) = &self.naming {
+            let hash = under(named.hash(), &lent.settings);
+            match outcome.error {
+                None => lent.remember_name(named.name(), hash, self.shared.limits.statements_per_backend_max),
+                Some(_) => lent.forget_name(named.name()),
+            }
+        }
         if let (Some(UNKNOWN_STATEMENT), Body::Execute { hash, .. }) = (outcome.error, &order.body) {
             let hash = under(*hash, &lent.settings);
             lent.forget_statement(hash);
         }
         Ok(outcome)
+    }
+
+    /// Makes a connection know the statement that is to be executed by its name. If the server refuses it, it has its
+    /// own words for that when the name is used.
+    #[cold]
+    async fn name_on(&mut self, lent: &mut Lent) -> Result<(), Fault> {
+        let Some(Naming::Uses(named)) = &self.naming else { return Ok(()) };
+        let hash = under(named.hash(), &lent.settings);
+        if lent.knows_name(named.name(), hash) {
+            return Ok(());
+        }
+        let reply = lent.query(&named.prepare(self.mode)).await?;
+        match reply.error {
+            None => lent.remember_name(named.name(), hash, self.shared.limits.statements_per_backend_max),
+            Some(_) => lent.forget_name(named.name()),
+        }
+        Ok(())
     }
 
     /// The outcome of a statement that the server would not prepare: its own error, for the client.
@@ -751,13 +790,17 @@ impl Session {
         self.finish_bound(bound, outcome, order).await
     }
 
-    async fn finish_bound(&mut self, mut bound: Bound, outcome: Outcome, order: &Order<'_>) -> Served {
+    async fn finish_bound(&mut self, mut bound: Bound, mut outcome: Outcome, order: &Order<'_>) -> Served {
         let plan = order.plan;
         let failed = outcome.error.is_some();
         let writes = order.writes();
         if failed && !self.surely_without_transaction(&bound, plan) {
             // A deadlock rolls the transaction back, other errors do not, and what failed may have begun one: the
             // server knows.
+            if let (Some(code), Some(message)) = (outcome.error, outcome.message.take()) {
+                // MySQL forgets the error over this.
+                self.failure = Some(Box::new((code, message)));
+            }
             if bound.lent.command(COM_PING, &[]).await.is_err() {
                 bound.lent.discard();
                 self.end_transaction();
@@ -765,18 +808,24 @@ impl Session {
                 return Ok(Answered { failed, seq: outcome.seq });
             }
         }
-        if writes {
+        if matches!(plan.kind, PlanKind::Call) || plan.uses.unknown_function.is_some() {
             bound.lent.last_insert_id = None;
         }
         self.note_counts(&outcome, order, failed);
-        // It was for this transaction, or for this statement alone.
-        self.next_transaction.clear();
+        if !self.next_transaction.is_empty() {
+            // It was for this transaction, or for this statement alone; what it may have left over is nobody's.
+            self.next_transaction.clear();
+            bound.lent.dirty |= !bound.lent.status.has(Status::IN_TRANS);
+        }
         if writes
             && !failed
             && let Some(key) = order.key
             && !self.written.contains(key)
         {
             self.written.push(key.clone());
+        }
+        if !failed && !self.edits.is_empty() {
+            self.take_over_edits(&mut bound.lent);
         }
         if !outcome.variables.is_empty() {
             self.take_over(&mut bound.lent, &outcome.variables);
@@ -790,11 +839,13 @@ impl Session {
         }
         let owed = Owed {
             shard: bound.shard,
-            id: !failed && self.asks_for_id(order, &outcome),
+            id: self.asks_for_id(order, &outcome, failed),
+            reported: outcome.insert_id,
+            found_rows: !failed && plan.uses.calc_found_rows,
             // Some rows may have been looked at before it failed.
             variables: plan.uses.writes_user_vars.clone(),
         };
-        let keep = outcome.warnings > 0 || failed || plan.uses.calc_found_rows;
+        let keep = outcome.warnings > 0 || failed || self.keeps;
         let seq = outcome.seq;
         let mut kept = Some(bound);
         if owed.is_nothing() || keep {
@@ -802,6 +853,7 @@ impl Session {
                 self.owed = Some(Box::new(owed));
             }
             if let Some(bound) = kept.take_if(|bound| open || bound.pinned) {
+                self.ran_on = Some(bound.shard);
                 self.bound.push(bound);
             } else if !keep {
                 kept = None;
@@ -835,6 +887,9 @@ impl Session {
             (true, _) | (_, true) => -1,
             _ => i64::try_from(outcome.affected_rows).unwrap_or(i64::MAX),
         };
+        if outcome.had_rows && !failed {
+            self.found_rows = outcome.rows;
+        }
         if let Some(id) = order.insert_id.filter(|_| !failed && outcome.affected_rows > 0) {
             self.last_insert_id = id;
         }
@@ -842,16 +897,24 @@ impl Session {
 
     /// Whether the server must be asked what LAST_INSERT_ID() gives now: the OK packet also tells ids that the
     /// client gave itself.
-    fn asks_for_id(&self, order: &Order<'_>, outcome: &Outcome) -> bool {
+    fn asks_for_id(&self, order: &Order<'_>, outcome: &Outcome, failed: bool) -> bool {
+        use usher_sql::Kind::{Insert, Replace};
         let unsharded_insert = order.insert_id.is_none() && order.plan.is_write && outcome.insert_id != 0;
-        unsharded_insert || order.plan.uses.sets_last_insert_id
+        // One that failed may have used an id up before.
+        let failed_insert =
+            failed && order.insert_id.is_none() && matches!(order.plan.kind, Insert | Replace);
+        unsharded_insert || failed_insert || order.plan.uses.sets_last_insert_id
     }
 
-    pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent) -> Result<(), Fault> {
+    /// Asks a server what LAST_INSERT_ID() gives now. `reported` is what it told of the statement, which may also be
+    /// an id that the client gave itself: that changes nothing.
+    pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent, reported: u64) -> Result<(), Fault> {
         let reply = lent.query(b"SELECT LAST_INSERT_ID()").await?;
         if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
-            self.last_insert_id = id;
-            lent.last_insert_id = Some(id);
+            let before = lent.last_insert_id.replace(id);
+            if before.is_some_and(|before| before != id) || (id == reported && id != 0) {
+                self.last_insert_id = id;
+            }
         }
         Ok(())
     }
@@ -976,7 +1039,6 @@ async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Res
 /// Whether a statement whose server was lost may have been carried out for good. In a transaction only one that
 /// commits may have been: the rest is rolled back when its connection goes.
 fn may_be_done(order: &Order<'_>, in_transaction: bool) -> bool {
-    use usher_sql::Kind as PlanKind;
     if !in_transaction {
         return order.writes() || may_commit(&order.plan.kind);
     }
@@ -1007,9 +1069,16 @@ fn may_be_done(order: &Order<'_>, in_transaction: bool) -> bool {
     }
 }
 
+/// Whether a statement uses up what SET TRANSACTION has said of the next transaction.
+fn begins_transaction(plan: &Plan) -> bool {
+    !matches!(
+        plan.kind,
+        PlanKind::Show(_) | PlanKind::Describe | PlanKind::Explain | PlanKind::Do | PlanKind::GetDiagnostics
+    )
+}
+
 /// Whether a statement leaves something on its connection that settings cannot replay.
 fn leaves_state(plan: &Plan) -> bool {
-    use usher_sql::{DdlKind, Kind as PlanKind};
     plan.uses.named_lock
         || matches!(
             plan.kind,

@@ -8,6 +8,7 @@ mod buffers;
 #[cfg(test)]
 mod cost;
 mod ddl;
+mod diagnostics;
 mod execute;
 mod explain;
 mod hold;
@@ -24,6 +25,7 @@ mod schemas;
 mod session;
 mod set;
 mod shared;
+mod text_prepare;
 mod tls;
 mod transaction;
 mod user_vars;

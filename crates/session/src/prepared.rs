@@ -21,6 +21,11 @@ use crate::session::{Answered, Served, Session, Stop, Turn};
 /// Statements are told apart by a keyed 128-bit hash of their text and schema.
 static HASH: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
 
+pub(crate) fn hash_of(text: &[u8], schema: Option<&str>) -> u128 {
+    let by = |state: &RandomState| u128::from(state.hash_one((text, schema)));
+    by(&HASH.0) << 64 | by(&HASH.1)
+}
+
 /// A statement that the client has prepared.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -63,9 +68,8 @@ impl Session {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
             None => (text.into(), Box::default()),
         };
-        let schema = self.settings.schema().map(Into::into);
-        let hash_by = |state: &RandomState| u128::from(state.hash_one((&server_text, &schema)));
-        let hash = hash_by(&HASH.0) << 64 | hash_by(&HASH.1);
+        let schema: Option<Box<str>> = self.settings.schema().map(Into::into);
+        let hash = hash_of(&server_text, schema.as_deref());
         let id = self.next_statement;
         self.next_statement = self.next_statement.wrapping_add(1).max(1);
         let prepared = Prepared {
@@ -176,6 +180,7 @@ impl Session {
             self.settle_debts().await;
         }
         self.failure = None;
+        self.ran_on = None;
         if prepared.catalog != self.shared.catalog.load().version() {
             self.plan_again(prepared)?;
         }

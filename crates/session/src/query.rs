@@ -9,6 +9,7 @@ use usher_wire::frame::write_packet;
 use usher_wire::result::Value;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
+use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order};
 use crate::insert::Insert;
 use crate::route::{Place, Values, directory_failure};
@@ -103,6 +104,9 @@ impl Session {
             self.failure = None;
             self.settle_debts().await;
         }
+        if !asks_of_the_one_before(&plan) {
+            self.ran_on = None;
+        }
         self.account.may(&plan, &self.shared.schemas)?;
         let hints = &statement.digest.hints;
         if !hints.is_empty() {
@@ -177,7 +181,7 @@ impl Session {
         self.run(order, turn).await
     }
 
-    async fn global(&mut self, plan: &Plan, statement: Text<'_>, turn: Turn) -> Served {
+    pub(crate) async fn global(&mut self, plan: &Plan, statement: Text<'_>, turn: Turn) -> Served {
         let place = Place { shard: ShardId::GLOBAL, from_writer: true };
         let body = Body::Text(statement.packets);
         self.run(Order { plan, place, key: None, body, insert_id: None, writer_hint: false }, turn).await
@@ -206,11 +210,11 @@ impl Session {
         if let Target::Unsupported { reason } = &plan.target {
             return Err(unroutable(plan, reason));
         }
-        if plan.uses.connection_id || plan.uses.row_count {
+        if plan.uses.connection_id || plan.uses.row_count || plan.uses.found_rows {
             return self.with_own_values(statement, plan, turn).await;
         }
         if asks_of_the_one_before(plan) {
-            return self.on_kept(statement, plan, turn).await;
+            return self.ask_of_the_one_before(statement, plan, turn).await;
         }
         match &plan.kind {
             Kind::Begin { .. } => self.begin(statement.text, turn).await,
@@ -224,7 +228,7 @@ impl Session {
             Kind::ExplainRoute => self.explain_route(statement, turn).await,
             Kind::Kill => Err(unsupported("KILL through the proxy; ask the admin console")),
             Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
-                Err(unsupported("PREPARE in text; use the driver's prepared statements"))
+                Box::pin(self.prepare_in_text(statement, plan, turn)).await
             }
             Kind::Xa => Err(unsupported("XA transactions")),
             Kind::Handler => Err(unsupported("HANDLER")),
@@ -274,11 +278,13 @@ impl Session {
         Place { shard: healthy.map_or(ShardId::GLOBAL, |shard| shard.id), from_writer: false }
     }
 
-    /// A statement with CONNECTION_ID() or ROW_COUNT(), which only the session knows.
+    /// A statement with CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS(), which only the session knows.
     async fn with_own_values(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let found_rows = i64::try_from(self.found_rows).unwrap_or(i64::MAX);
         let own = [
             ("CONNECTION_ID", i64::from(self.client.id), plan.uses.connection_id),
             ("ROW_COUNT", self.row_count, plan.uses.row_count),
+            ("FOUND_ROWS", found_rows, plan.uses.found_rows),
         ];
         let mut replacements = Vec::new();
         for (name, value, used) in own {
@@ -287,12 +293,22 @@ impl Session {
                 && is_bare_select(statement.text, only, statement.digest.end)
             {
                 let label = String::from_utf8_lossy(&statement.text[only.clone()]).into_owned();
-                return self.answer_number(&label, Value::Int(value), turn).await;
+                if name != "FOUND_ROWS" {
+                    return self.answer_number(&label, Value::Int(value), turn).await;
+                }
+                // MySQL warns of it.
+                let quoted = label.replace('`', "``");
+                replacements.push((only.clone(), format!("({label} * 0 + {value}) AS `{quoted}`")));
+                continue;
             }
-            replacements.extend(calls.into_iter().map(|span| (span, value.to_string())));
+            // The function stays, for its type.
+            replacements.extend(calls.into_iter().map(|span| {
+                let call = String::from_utf8_lossy(statement.text.get(span.clone()).unwrap_or_default());
+                (span, format!("({call} * 0 + {value})"))
+            }));
         }
         if replacements.is_empty() {
-            return Err(unsupported("this use of CONNECTION_ID() or ROW_COUNT()"));
+            return Err(unsupported("this use of CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS()"));
         }
         replacements.sort_by_key(|(span, _)| span.start);
         let mut text = Vec::new();
@@ -301,7 +317,7 @@ impl Session {
             .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
         let packets = packet(&text);
         let mut plan = plan.clone();
-        (plan.uses.connection_id, plan.uses.row_count) = (false, false);
+        (plan.uses.connection_id, plan.uses.row_count, plan.uses.found_rows) = (false, false, false);
         match &plan.target {
             Target::User { sources } => {
                 let key = self.values(statement).one_key(sources)?;
@@ -309,51 +325,6 @@ impl Session {
             }
             Target::Global => self.global(&plan, Text { packets: &packets, ..statement }, turn).await,
             _ => self.anywhere(&plan, &packets, turn).await,
-        }
-    }
-
-    /// Warnings, errors and FOUND_ROWS() of the statement before: on the connection it ran on.
-    async fn on_kept(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
-        if self.failure.is_some() {
-            return self.no_diagnostics(plan, turn).await;
-        }
-        let Some(kept) = self.kept.take() else {
-            if let Some(bound) = self.bound.first() {
-                let place = Place { shard: bound.shard, from_writer: true };
-                let body = Body::Text(statement.packets);
-                let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
-                return self.run(order, turn).await;
-            }
-            return self.no_diagnostics(plan, turn).await;
-        };
-        let place = Place { shard: kept.shard, from_writer: true };
-        self.bound.push(kept);
-        let at = self.bound.len() - 1;
-        let body = Body::Text(statement.packets);
-        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
-        let served = self.run_bound(at, order, turn).await;
-        // It was only borrowed for this statement; it stays kept, as asking does not clear what is asked for.
-        if !matches!(self.transaction, crate::session::Transaction::Open(_)) {
-            self.kept =
-                self.bound.iter().position(|bound| !bound.pinned).map(|at| self.bound.swap_remove(at));
-        }
-        served
-    }
-
-    /// The statement before had no warnings and its connection was given back.
-    async fn no_diagnostics(&mut self, plan: &Plan, turn: Turn) -> Served {
-        match plan.kind {
-            Kind::Show(ShowKind::Warnings | ShowKind::Errors) => {
-                let row = self
-                    .failure
-                    .as_deref()
-                    .map(|(code, message)| vec!["Error".to_owned(), code.to_string(), message.clone()]);
-                let rows: Vec<_> = row.into_iter().collect();
-                self.answer_table(&["Level", "Code", "Message"], &rows, turn).await
-            }
-            _ => {
-                Err(unsupported("FOUND_ROWS() or diagnostics of a statement whose connection was given back"))
-            }
         }
     }
 
@@ -445,13 +416,6 @@ impl Session {
         }
         Ok(Place { shard: shard.id, from_writer: false })
     }
-}
-
-/// Whether a statement asks what became of the one before: its warnings, its errors, its number of rows.
-fn asks_of_the_one_before(plan: &Plan) -> bool {
-    plan.uses.found_rows
-        || plan.uses.diagnostics
-        || matches!(plan.kind, Kind::Show(ShowKind::Warnings | ShowKind::Errors) | Kind::GetDiagnostics)
 }
 
 fn is_plain(kind: &Kind) -> bool {

@@ -33,12 +33,16 @@ pub(crate) struct Outcome {
     pub(crate) intercepted: Option<(u16, Vec<u8>)>,
     /// Code of the error that ended the answer.
     pub(crate) error: Option<u16>,
+    /// Its message.
+    pub(crate) message: Option<String>,
     /// The client's next sequence id.
     pub(crate) seq: u8,
     pub(crate) affected_rows: u64,
     pub(crate) insert_id: u64,
     pub(crate) warnings: u16,
     pub(crate) had_rows: bool,
+    /// Rows of all result sets.
+    pub(crate) rows: u64,
     /// Where the writes stand in the server's history.
     pub(crate) position: Option<Arc<GtidPosition>>,
     /// Variables that the statement changed, other than by a SET of ours.
@@ -88,7 +92,8 @@ impl Session {
                 }
                 Progress::Err(at) => {
                     let payload = lent.buf.get(at).unwrap_or_default();
-                    let code = ErrPacket::parse(payload).map_or(0, |error| error.code);
+                    let parsed = ErrPacket::parse(payload).ok();
+                    let code = parsed.as_ref().map_or(0, |error| error.code);
                     if watch.intercept.contains(&code) && !forwarded && relay.ready() == 0 {
                         outcome.intercepted = Some((code, payload.to_vec()));
                         lent.buf.clear();
@@ -96,6 +101,7 @@ impl Session {
                         return Ok(outcome);
                     }
                     outcome.error = Some(code);
+                    outcome.message = parsed.map(|error| error.text().into_owned());
                     relay.pass(&mut lent.buf).map_err(|error| server(error.into(), forwarded, &relay))
                 }
                 Progress::Done => break,
@@ -107,6 +113,7 @@ impl Session {
             step?;
         }
         outcome.seq = relay.client_seq();
+        outcome.rows = relay.rows();
         if relay.ready() != lent.buf.len() {
             let error = usher_wire::Error::Malformed("bytes behind an answer");
             return Err(server(error.into(), true, &relay));

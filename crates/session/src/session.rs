@@ -22,10 +22,13 @@ use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
 use crate::account::Account;
+use crate::diagnostics::RanOn;
 use crate::execute::said;
 use crate::in_flight::Slot;
 use crate::prepared::Prepared;
+use crate::set::Edit;
 use crate::shared::Shared;
+use crate::text_prepare::{Named, Naming};
 use crate::user_vars::Owed;
 use crate::{buffers, login};
 
@@ -155,8 +158,24 @@ pub(crate) struct Session {
     pub(crate) kept: Option<Bound>,
     /// What has to be asked of the statement before, before the next one.
     pub(crate) owed: Option<Box<Owed>>,
+    /// The connection of the statement under way is kept after it as it was before.
+    pub(crate) keeps: bool,
+    /// What the SET under way plainly changes.
+    pub(crate) edits: Vec<Edit>,
+    /// Names of savepoints in a transaction that is not on a server yet.
+    pub(crate) savepoints: Vec<String>,
+    /// Where the statement before ran, if the session holds that connection.
+    pub(crate) ran_on: RanOn,
+    /// To be said on a connection before the statement under way.
+    pub(crate) prelude: Option<Box<str>>,
+    /// What FOUND_ROWS() gives.
+    pub(crate) found_rows: u64,
     /// Error of the statement before, if it was answered by the session: for SHOW WARNINGS.
     pub(crate) failure: Option<Box<(u16, String)>>,
+    /// Statements prepared in text, by their names in lower case.
+    pub(crate) named: HashMap<Box<str>, Arc<Named>>,
+    /// What the statement under way does with such a name.
+    pub(crate) naming: Option<Naming>,
     /// SET TRANSACTION statements for the next transaction only.
     pub(crate) next_transaction: Vec<Box<[u8]>>,
     /// What the client is to be told of its transaction while a statement runs beside it.
@@ -202,6 +221,14 @@ impl Session {
             kept: None,
             owed: None,
             failure: None,
+            keeps: false,
+            edits: Vec::new(),
+            savepoints: Vec::new(),
+            ran_on: None,
+            prelude: None,
+            found_rows: 0,
+            named: HashMap::new(),
+            naming: None,
             next_transaction: Vec::new(),
             aside: None,
             last_insert_id: 0,
@@ -435,8 +462,10 @@ impl Session {
         self.autocommit = true;
         self.abandon();
         self.statements.clear();
+        self.named.clear();
         self.last_insert_id = 0;
         self.row_count = 0;
+        self.found_rows = 0;
         self.failure = None;
     }
 
@@ -455,6 +484,7 @@ impl Session {
     /// The transaction is over, whatever became of it.
     pub(crate) fn end_transaction(&mut self) {
         self.transaction = Transaction::None;
+        self.savepoints.clear();
         self.written.clear();
         self.entered = false;
         self.shared.in_flight.leave(&self.slot);

@@ -7,22 +7,18 @@ use usher_backend::Lent;
 use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
 use usher_sql::{Mode, Plan, effects};
 use usher_wire::collation;
-use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::checkout_failure;
 use crate::query::{Text, unsupported};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
+use crate::text_prepare::server_error;
 
 /// Variables whose setting has no lasting value, or is the server's own business.
 const NOT_SETTINGS: &[&str] = &[
     "last_gtid",
     "last_insert_id",
     "identity",
-    "insert_id",
-    "timestamp",
-    "rand_seed1",
-    "rand_seed2",
     "pseudo_thread_id",
     "in_transaction",
     "warning_count",
@@ -50,6 +46,10 @@ const FORBIDDEN: &[&str] = &[
     "binlog_row_image",
     "pseudo_slave_mode",
     "pseudo_replica_mode",
+    // For the next statement only, of whoever has the connection then.
+    "insert_id",
+    "rand_seed1",
+    "rand_seed2",
 ];
 
 /// SET TRANSACTION statements remembered for the next transaction: one each for isolation and access, and to spare.
@@ -115,18 +115,26 @@ impl Session {
             Ok(None) | Err(_) => return self.anywhere(plan, statement.packets, turn).await,
         };
         check_allowed(&assignments)?;
-        let mut settings = self.settings.edit();
-        let mut autocommit = None;
+        let (mut autocommit, mut last_insert_id) = (None, None);
+        let mut edits = Vec::new();
         let constant = assignments.iter().all(|assignment| {
+            if let Some(id) = last_insert_id_of(assignment) {
+                last_insert_id = Some(id);
+                return true;
+            }
             if let Assignment::Variable { name, value, .. } = assignment
                 && name == "autocommit"
             {
                 autocommit = truth(value);
+                return autocommit.is_some();
             }
-            apply_constant(&mut settings, assignment, statement.text)
+            edit(&mut edits, assignment, statement.text)
         });
         if !constant {
-            return self.set_by_server(statement, plan, &assignments, turn).await;
+            edits.clear();
+        }
+        if !constant || (autocommit.is_none() && last_insert_id.is_none()) {
+            return self.set_by_server(statement, plan, (&assignments, edits), turn).await;
         }
         if let Some(on) = autocommit {
             // Turning it on commits what is open; turning it off begins with the next statement.
@@ -134,46 +142,70 @@ impl Session {
                 self.end_open(b"COMMIT").await?;
                 self.end_transaction();
             }
-            match on {
-                true => settings.unset("autocommit"),
-                false => settings.variable("autocommit", "0"),
-            };
+            edits.push(match on {
+                true => Edit::Unset("autocommit".to_owned()),
+                false => Edit::Variable("autocommit".to_owned(), "0".to_owned()),
+            });
         }
+        let mut settings = self.settings.edit();
+        edits.iter().for_each(|edit| edit.apply(&mut settings));
         self.try_settings(settings.build()).await?;
+        self.last_insert_id = last_insert_id.unwrap_or(self.last_insert_id);
         self.autocommit = autocommit.unwrap_or(self.autocommit);
         self.mode_from_settings();
         self.answer_ok(turn).await
     }
 
-    /// A SET with an expression: a server evaluates it, and tells what the variables are now.
+    /// A server evaluates it, warns of it, and tells what the variables are now. What is plain to see need not be told.
     async fn set_by_server(
         &mut self,
         statement: Text<'_>,
         plan: &Plan,
-        assignments: &[Assignment],
+        (assignments, edits): (&[Assignment], Vec<Edit>),
         turn: Turn,
     ) -> Served {
-        if let [Assignment::Transaction { scope: Scope::NextTransaction, .. }] = assignments
-            && !matches!(self.transaction, Transaction::Open(_))
-        {
+        let next = |assignment: &Assignment| {
+            matches!(
+                assignment,
+                Assignment::Transaction { scope: Scope::NextTransaction, .. }
+                    | Assignment::Variable { scope: Scope::NextTransaction, .. }
+            )
+        };
+        if assignments.iter().all(next) && !matches!(self.transaction, Transaction::Open(_)) {
             return self.set_next_transaction(statement.text, turn).await;
         }
         let mut plan = plan.clone();
+        plan.uses.sets_last_insert_id |= assignments.iter().any(is_last_insert_id);
         plan.uses.writes_user_vars.extend(assignments.iter().filter_map(|assignment| match assignment {
             Assignment::UserVar { name, .. } => Some(name.clone()),
             _ => None,
         }));
+        self.edits = edits;
         // A value must not bind a transaction to a server: it is not asked for in one.
-        self.anywhere(&plan, statement.packets, turn).await
+        let served = self.anywhere(&plan, statement.packets, turn).await;
+        self.edits.clear();
+        served
+    }
+
+    /// A SET has been carried out on this connection: what it plainly says holds there and for the session.
+    pub(crate) fn take_over_edits(&mut self, lent: &mut Lent) {
+        let edits = std::mem::take(&mut self.edits);
+        let (mut ours, mut theirs) = (self.settings.edit(), lent.settings.edit());
+        for edit in &edits {
+            edit.apply(&mut ours);
+            edit.apply(&mut theirs);
+        }
+        self.edits = edits;
+        self.settings = ours.build();
+        lent.settings = theirs.build();
+        self.mode_from_settings();
     }
 
     /// SET TRANSACTION without a scope holds for the next transaction: it goes ahead of it, to wherever it begins.
     async fn set_next_transaction(&mut self, text: &[u8], turn: Turn) -> Served {
         if let Transaction::Pending(_) = self.transaction {
-            let mut payload = Vec::new();
-            let message = b"Transaction characteristics can't be changed while a transaction is in progress";
-            ErrPacket { code: 1568, sqlstate: *b"25001", message }.encode(&mut payload);
-            return Err(Stop::Pass(payload));
+            let message = "Transaction characteristics can't be changed while a transaction is in progress";
+            return Err(server_error(1568, *b"25001", message));
         }
         if self.next_transaction.len() >= NEXT_TRANSACTION_MAX {
             self.next_transaction.remove(0);
@@ -185,8 +217,12 @@ impl Session {
     /// What a server reports as changed becomes the session's, and the connection is known to have it.
     pub(crate) fn take_over(&mut self, lent: &mut Lent, changed: &[(String, String)]) {
         let (mut ours, mut theirs) = (self.settings.edit(), lent.settings.edit());
+        // SET NAMES says all that its variables do.
+        let by_names = self.edits.iter().any(|edit| matches!(edit, Edit::Names(_)));
         for (name, value) in changed {
-            if NOT_SETTINGS.contains(&name.as_str()) {
+            if NOT_SETTINGS.contains(&name.as_str())
+                || by_names && usher_backend::NAMES_VARIABLES.contains(&name.as_str())
+            {
                 continue;
             }
             if name == "autocommit" {
@@ -238,59 +274,82 @@ fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Puts an assignment into the settings; `false` if a server has to evaluate it.
-fn apply_constant(
-    settings: &mut usher_backend::SettingsBuilder,
-    assignment: &Assignment,
-    text: &[u8],
-) -> bool {
-    match assignment {
-        Assignment::Names { charset, collation } => {
-            let charset = charset.as_deref().unwrap_or("utf8mb4");
-            let names = match collation {
-                Some(collation) => format!("{charset} COLLATE {collation}"),
-                None => charset.to_owned(),
-            };
-            // Names of character sets and collations are words; anything else is for a server to refuse.
-            if !names.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b' ')) {
-                return false;
-            }
-            settings.names(&names);
-            true
-        }
+fn is_last_insert_id(assignment: &Assignment) -> bool {
+    matches!(assignment, Assignment::Variable { name, .. } if name == "last_insert_id" || name == "identity")
+}
+
+/// What LAST_INSERT_ID() is set to, if that is plain to see.
+fn last_insert_id_of(assignment: &Assignment) -> Option<u64> {
+    let Assignment::Variable { scope: Scope::Session, value, .. } = assignment else { return None };
+    match value.constant {
+        Some(Constant::Int(id)) if is_last_insert_id(assignment) => u64::try_from(id).ok(),
+        _ => None,
+    }
+}
+
+/// A change of the settings.
+#[derive(Debug)]
+pub(crate) enum Edit {
+    Names(String),
+    Variable(String, String),
+    Unset(String),
+}
+
+impl Edit {
+    fn apply(&self, settings: &mut usher_backend::SettingsBuilder) {
+        match self {
+            Self::Names(names) => settings.names(names),
+            Self::Variable(name, value) => settings.variable(name, value),
+            Self::Unset(name) => settings.unset(name),
+        };
+    }
+}
+
+/// What an assignment plainly changes; `false` if only a server can tell.
+fn edit(edits: &mut Vec<Edit>, assignment: &Assignment, text: &[u8]) -> bool {
+    let edit = match assignment {
+        Assignment::Names { charset, collation } => names_edit(charset.as_deref(), collation.as_deref()),
         // A string's character set is the connection's at this moment: a server tells what came of it.
-        Assignment::UserVar { value: Value { constant: Some(Constant::Text(_)), .. }, .. } => false,
-        Assignment::UserVar { name, value } => match literal(value, text) {
-            Some(sql) => {
-                settings.variable(&format!("@{name}"), &sql);
-                true
-            }
-            None => false,
-        },
+        Assignment::UserVar { value: Value { constant: Some(Constant::Text(_)), .. }, .. } => None,
+        Assignment::UserVar { name, value: Value { constant: Some(Constant::Null), .. } } => {
+            Some(Edit::Variable(format!("@{name}"), usher_backend::NULL_USER_VARIABLE.to_owned()))
+        }
+        Assignment::UserVar { name, value } => {
+            literal(value, text).map(|sql| Edit::Variable(format!("@{name}"), sql))
+        }
         Assignment::Variable { scope: Scope::Session, name, value } if is_word(name) => {
-            let is_mode_by_number = name == "sql_mode" && !matches!(value.constant, Some(Constant::Text(_)));
-            if NOT_SETTINGS.contains(&name.as_str()) || is_mode_by_number {
-                return false;
-            }
-            match (&value.constant, literal(value, text)) {
-                (Some(Constant::Default), _) => {
-                    settings.unset(name);
-                    true
-                }
-                (_, Some(sql)) => {
-                    settings.variable(name, &sql);
-                    true
-                }
-                _ => false,
-            }
+            variable_edit(name, value, text)
         }
-        Assignment::Transaction { scope: Scope::Session, isolation, read_only } => {
-            if let Some(isolation) = isolation {
-                settings.variable("transaction_isolation", &format!("'{isolation}'"));
-            }
-            read_only.is_none()
+        Assignment::Transaction { scope: Scope::Session, isolation: Some(isolation), read_only: None } => {
+            Some(Edit::Variable("transaction_isolation".to_owned(), format!("'{isolation}'")))
         }
-        _ => false,
+        _ => None,
+    };
+    let Some(edit) = edit else { return false };
+    edits.push(edit);
+    true
+}
+
+fn names_edit(charset: Option<&str>, collation: Option<&str>) -> Option<Edit> {
+    let charset = charset.unwrap_or("utf8mb4");
+    let names = match collation {
+        Some(collation) => format!("{charset} COLLATE {collation}"),
+        None => charset.to_owned(),
+    };
+    // Names of character sets and collations are words; anything else is for a server to refuse.
+    let plain = names.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b' '));
+    plain.then_some(Edit::Names(names))
+}
+
+fn variable_edit(name: &str, value: &Value, text: &[u8]) -> Option<Edit> {
+    let is_mode_by_number = name == "sql_mode" && !matches!(value.constant, Some(Constant::Text(_)));
+    if NOT_SETTINGS.contains(&name) || is_mode_by_number {
+        return None;
+    }
+    match (&value.constant, literal(value, text)) {
+        (Some(Constant::Default), _) => Some(Edit::Unset(name.to_owned())),
+        (_, Some(sql)) => Some(Edit::Variable(name.to_owned(), sql)),
+        _ => None,
     }
 }
 

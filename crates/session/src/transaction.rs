@@ -7,6 +7,7 @@ use crate::execute::{Body, Order};
 use crate::query::{Text, unsupported};
 use crate::route::Place;
 use crate::session::{Served, Session, Transaction, Turn};
+use crate::text_prepare::server_error;
 
 /// Savepoints remembered before the first statement.
 const PENDING_MAX: usize = 64;
@@ -16,6 +17,10 @@ impl Session {
     pub(crate) async fn begin(&mut self, text: &[u8], turn: Turn) -> Served {
         if let Transaction::Open(_) = self.transaction {
             self.end_open(b"COMMIT").await?;
+        }
+        if self.transaction != Transaction::None {
+            // SET TRANSACTION was said of that one.
+            self.next_transaction.clear();
         }
         self.end_transaction();
         self.transaction = Transaction::Pending(vec![text.into()]);
@@ -32,7 +37,10 @@ impl Session {
         let Transaction::Open(shard) = self.transaction else {
             // AND CHAIN begins a new one like the one before, or just a new one.
             let first = match &mut self.transaction {
-                Transaction::Pending(statements) => statements.drain(..).next(),
+                Transaction::Pending(statements) => {
+                    self.next_transaction.clear();
+                    statements.drain(..).next()
+                }
                 _ => None,
             };
             self.end_transaction();
@@ -56,16 +64,34 @@ impl Session {
             let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
             return self.run(order, turn).await;
         }
-        match &mut self.transaction {
-            Transaction::Pending(statements) if statements.len() < PENDING_MAX => {
-                statements.push(statement.text.into());
-                self.answer_ok(turn).await
-            }
-            Transaction::Pending(_) => Err(unsupported("that many savepoints before the first statement")),
-            // Without a transaction a savepoint has no effect; releasing one that is not there is an error that a
-            // server words best.
-            _ => self.anywhere(plan, statement.packets, turn).await,
+        if self.transaction == Transaction::None
+            && !self.autocommit
+            && matches!(plan.kind, Kind::Savepoint(_))
+        {
+            // It begins the transaction.
+            self.transaction = Transaction::Pending(Vec::new());
         }
+        let Transaction::Pending(statements) = &mut self.transaction else {
+            // Without a transaction a savepoint has no effect; one that is not there is an error that a server words.
+            return self.anywhere(plan, statement.packets, turn).await;
+        };
+        if statements.len() >= PENDING_MAX {
+            return Err(unsupported("that many savepoints before the first statement"));
+        }
+        let known = |name: &str| self.savepoints.iter().position(|other| other.eq_ignore_ascii_case(name));
+        match &plan.kind {
+            Kind::Savepoint(name) => self.savepoints.push(name.clone()),
+            Kind::RollbackTo(name) | Kind::ReleaseSavepoint(name) => {
+                let Some(at) = known(name) else {
+                    return Err(server_error(1305, *b"42000", &format!("SAVEPOINT {name} does not exist")));
+                };
+                let kept = at + usize::from(matches!(plan.kind, Kind::RollbackTo(_)));
+                self.savepoints.truncate(kept);
+            }
+            _ => {}
+        }
+        statements.push(statement.text.into());
+        self.answer_ok(turn).await
     }
 
     /// Ends the open transaction by a statement of our own, as an implicit commit does.

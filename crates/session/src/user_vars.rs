@@ -1,7 +1,7 @@
 //! User variables. Their values are read back after a statement that may have assigned them, and go with the session's
 //! settings to any server: no connection has to stay with the session for their sake.
 
-use usher_backend::{Fault, Lent};
+use usher_backend::{Fault, Lent, NULL_USER_VARIABLE};
 use usher_topology::ShardId;
 
 use crate::session::Session;
@@ -24,13 +24,17 @@ pub(crate) struct Owed {
     pub(crate) shard: ShardId,
     /// The generated id.
     pub(crate) id: bool,
+    /// The id that the server has told, generated or not.
+    pub(crate) reported: u64,
+    /// How many rows there would have been without LIMIT.
+    pub(crate) found_rows: bool,
     /// User variables that it may have assigned.
     pub(crate) variables: Vec<String>,
 }
 
 impl Owed {
     pub(crate) fn is_nothing(&self) -> bool {
-        !self.id && self.variables.is_empty()
+        !self.id && !self.found_rows && self.variables.is_empty()
     }
 }
 
@@ -59,8 +63,12 @@ impl Session {
     /// Asks for what is owed; `false` if a value cannot be carried along, so that the connection must stay.
     pub(crate) async fn ask(&mut self, lent: &mut Lent, owed: &Owed) -> bool {
         let asked = async {
+            if owed.found_rows {
+                let reply = lent.query(b"SELECT FOUND_ROWS()").await?;
+                self.found_rows = reply.cell().and_then(|cell| cell.parse().ok()).unwrap_or(self.found_rows);
+            }
             if owed.id {
-                self.ask_for_id(lent).await?;
+                self.ask_for_id(lent, owed.reported).await?;
             }
             self.read_back(lent, &owed.variables).await
         };
@@ -108,7 +116,7 @@ impl Session {
 /// A value as SQL that gives it again with its type, character set and collation, whatever the session's are.
 fn value(cells: &[Option<Vec<u8>>], (ty, flags): (u8, u16)) -> Option<String> {
     let [text, hex, charset, collation] = cells else { return None };
-    let Some(text) = text else { return Some("NULL".to_owned()) };
+    let Some(text) = text else { return Some(NULL_USER_VARIABLE.to_owned()) };
     if text.len() > VALUE_BYTES_MAX {
         return None;
     }
@@ -129,6 +137,56 @@ fn value(cells: &[Option<Vec<u8>>], (ty, flags): (u8, u16)) -> Option<String> {
     })
 }
 
+/// A variable's value, read out of the settings that carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Null,
+    /// A number as it is written.
+    Number(String),
+    /// A string.
+    Bytes {
+        bytes: Vec<u8>,
+        /// Its introducer and its COLLATE clause, with the value in between.
+        sql: String,
+        /// It may stand in the statement's own character set.
+        is_utf8: bool,
+    },
+}
+
+impl Carried {
+    /// `None` is a variable that was never set.
+    pub(crate) fn of(sql: Option<&str>) -> Self {
+        let Some(sql) = sql.filter(|sql| *sql != NULL_USER_VARIABLE) else { return Self::Null };
+        if let Some(number) = sql.strip_prefix("CAST(").and_then(|sql| sql.strip_suffix(" AS UNSIGNED)")) {
+            return Self::Number(number.to_owned());
+        }
+        let Some((introducer, rest)) = sql.split_once("x'") else { return Self::Number(sql.to_owned()) };
+        let hex = rest.split('\'').next().unwrap_or_default().as_bytes();
+        let digit =
+            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or(0);
+        let bytes: Vec<u8> =
+            hex.chunks(2).map(|pair| pair.iter().fold(0, |byte, half| byte << 4 | digit(*half))).collect();
+        let charset = introducer.trim().trim_start_matches('_');
+        let is_utf8 = !charset.is_empty() && (usher_sql::is_utf8(charset) || bytes.is_ascii());
+        Self::Bytes { bytes, sql: sql.to_owned(), is_utf8 }
+    }
+
+    /// The value as a literal of a statement; plain where it can be, so that it can name a user.
+    pub(crate) fn literal(&self, mode: usher_sql::Mode) -> String {
+        match self {
+            Self::Null => "NULL".to_owned(),
+            Self::Number(number) => number.clone(),
+            Self::Bytes { bytes, is_utf8: true, .. } if !mode.foreign_charset || bytes.is_ascii() => {
+                let mut quoted = vec![b'\''];
+                crate::text_prepare::escape(bytes, mode, &mut quoted);
+                quoted.push(b'\'');
+                String::from_utf8_lossy(&quoted).into_owned()
+            }
+            Self::Bytes { sql, .. } => sql.clone(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +194,18 @@ mod tests {
     fn said(text: &str, hex: &str, charset: &str, collation: &str, ty: u8, flags: u16) -> Option<String> {
         let cell = |text: &str| Some(text.as_bytes().to_vec());
         value(&[cell(text), cell(hex), cell(charset), cell(collation)], (ty, flags))
+    }
+
+    #[test]
+    fn carried_values_are_read_again() {
+        let literal = |sql| Carried::of(Some(sql)).literal(usher_sql::Mode::default());
+        assert_eq!(literal("CAST(5 AS UNSIGNED)"), "5");
+        assert_eq!(literal("-1.50"), "-1.50");
+        assert_eq!(literal("_utf8mb4 x'6127C3A9' COLLATE utf8mb4_bin"), "'a''é'");
+        assert_eq!(literal("_latin1 x'E9' COLLATE latin1_bin"), "_latin1 x'E9' COLLATE latin1_bin");
+        assert_eq!(literal("x'00FF'"), "x'00FF'");
+        assert_eq!(Carried::of(None), Carried::Null);
+        assert_eq!(Carried::of(Some(NULL_USER_VARIABLE)), Carried::Null);
     }
 
     #[test]
@@ -152,6 +222,6 @@ mod tests {
             Some("_utf8mb4 x'6127' COLLATE utf8mb4_bin")
         );
         assert_eq!(said("a", "61", "binary", "binary", 250, 0).as_deref(), Some("x'61'"));
-        assert_eq!(value(&[None, None, None, None], (6, 0)).as_deref(), Some("NULL"));
+        assert_eq!(value(&[None, None, None, None], (6, 0)).as_deref(), Some(NULL_USER_VARIABLE));
     }
 }

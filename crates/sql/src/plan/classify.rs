@@ -66,6 +66,9 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
         // Lists of columns look like calls, and the writer runs it anyway.
         uses.unknown_function = None;
     }
+    if plan.kind == Kind::GetDiagnostics {
+        uses.writes_user_vars = std::mem::take(&mut uses.reads_user_vars);
+    }
     plan.needs_writer |= plan.is_write || uses.needs_writer();
     plan.reach = survey.reach.finish(&tokens, &plan, default_schema);
     plan.uses = uses;

@@ -1,0 +1,279 @@
+//! PREPARE, EXECUTE and DEALLOCATE in text. The session keeps the texts; a connection is made to know one when it is to
+//! execute it. Statements of one user are executed as text with the variables' values in place.
+
+use std::sync::Arc;
+
+use usher_sql::prepare::{Prepare, Source, parse};
+use usher_sql::{DdlKind, Kind, Literal, LiteralKind, Mode, Plan, Target};
+use usher_topology::ShardId;
+use usher_wire::packet::ErrPacket;
+use usher_wire::sqlerr::{ErrorId, Failure};
+
+use crate::execute::{Body, Order};
+use crate::prepared::hash_of;
+use crate::query::{Text, packet, unsupported};
+use crate::route::Place;
+use crate::session::{Served, Session, Stop, Turn};
+use crate::user_vars::Carried;
+
+/// A statement that the client has prepared under a name.
+#[derive(Debug)]
+pub(crate) struct Named {
+    name: Box<str>,
+    text: Box<[u8]>,
+    schema: Option<Box<str>>,
+    hash: u128,
+}
+
+/// What a statement does to, or needs of, the names that a connection knows.
+#[derive(Debug, Clone)]
+pub(crate) enum Naming {
+    /// It gives a name.
+    Gives(Arc<Named>),
+    /// It uses one.
+    Uses(Arc<Named>),
+}
+
+impl Named {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn hash(&self) -> u128 {
+        self.hash
+    }
+
+    /// The statement that prepares it.
+    pub(crate) fn prepare(&self, mode: Mode) -> Vec<u8> {
+        let mut out = format!("PREPARE `{}` FROM '", self.name.replace('`', "``")).into_bytes();
+        escape(&self.text, mode, &mut out);
+        out.push(b'\'');
+        out
+    }
+}
+
+impl Session {
+    /// PREPARE, EXECUTE, DEALLOCATE.
+    pub(crate) async fn prepare_in_text(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        match parse(statement.text.get(..statement.digest.end).unwrap_or(statement.text), self.mode) {
+            Some(Prepare::Prepare { name, source }) => {
+                self.give_name(name, source, statement, plan, turn).await
+            }
+            Some(Prepare::Execute { name, using }) => {
+                let Some(named) = self.named.get(name.as_str()).cloned() else {
+                    return Err(unknown(&name, "EXECUTE"));
+                };
+                self.execute_named(&named, using, statement, turn).await
+            }
+            Some(Prepare::Immediate { source, using }) => {
+                let text = self.source(source)?;
+                self.execute_at_once(&text, using, statement, turn).await
+            }
+            Some(Prepare::Deallocate { name }) => match self.named.remove(name.as_str()) {
+                Some(_) => self.answer_ok(turn).await,
+                None => Err(unknown(&name, "DEALLOCATE PREPARE")),
+            },
+            // A server words its own syntax errors; nothing is named.
+            None => self.anywhere(plan, statement.packets, turn).await,
+        }
+    }
+
+    async fn give_name(
+        &mut self,
+        name: String,
+        source: Source,
+        statement: Text<'_>,
+        plan: &Plan,
+        turn: Turn,
+    ) -> Served {
+        let max = self.shared.limits.statements_per_session_max;
+        if self.named.len() + self.statements.len() >= max && !self.named.contains_key(name.as_str()) {
+            return Err(Failure::new(ErrorId::TooManyStatements).field("limit", max).into());
+        }
+        // The old one is gone, whatever becomes of the new.
+        self.named.remove(name.as_str());
+        let text = self.source(source)?;
+        let (_, inner) = self.inner(&text);
+        self.account.may(&inner, &self.shared.schemas)?;
+        if let Target::Unsupported { reason } = &inner.target {
+            return Err(unsupported(reason));
+        }
+        let schema = self.settings.schema().map(Into::into);
+        let hash = hash_of(&text, schema.as_deref());
+        let named = Arc::new(Named { name: name.as_str().into(), text: text.into(), schema, hash });
+        let place = match inner.target {
+            Target::AnyServer | Target::Session => self.any_place(),
+            _ => Place { shard: ShardId::GLOBAL, from_writer: true },
+        };
+        self.naming = Some(Naming::Gives(Arc::clone(&named)));
+        let body = Body::Text(statement.packets);
+        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
+        let served = self.run_aside(order, turn).await;
+        self.naming = None;
+        if matches!(&served, Ok(answered) if !answered.failed) {
+            self.named.insert(name.into(), named);
+        }
+        served
+    }
+
+    async fn execute_named(
+        &mut self,
+        named: &Arc<Named>,
+        using: Option<Vec<String>>,
+        statement: Text<'_>,
+        turn: Turn,
+    ) -> Served {
+        let own = (Arc::clone(&self.settings), self.schema_hash);
+        let schema = named.schema.as_deref();
+        let moved = schema != own.0.schema();
+        if let Some(schema) = schema.filter(|_| moved) {
+            self.settings = self.settings.edit().schema(schema).build();
+            self.schema_hash = self.shared.plans.schema_hash(Some(schema));
+        }
+        let (literals, inner) = self.inner(&named.text);
+        let served = match is_relayed(&inner) {
+            true => {
+                self.naming = Some(Naming::Uses(Arc::clone(named)));
+                let served = self.relayed(&inner, statement, turn).await;
+                self.naming = None;
+                served
+            }
+            false => self.expanded(&named.text, &literals, using, turn).await,
+        };
+        if moved && schema.is_some() && self.settings.schema() == schema {
+            self.settings = match own.0.schema() {
+                Some(before) => self.settings.edit().schema(before).build(),
+                None => own.0,
+            };
+            self.schema_hash = own.1;
+        }
+        served
+    }
+
+    async fn execute_at_once(
+        &mut self,
+        text: &[u8],
+        using: Option<Vec<String>>,
+        statement: Text<'_>,
+        turn: Turn,
+    ) -> Served {
+        let (literals, inner) = self.inner(text);
+        match is_relayed(&inner) {
+            true => self.relayed(&inner, statement, turn).await,
+            false => self.expanded(text, &literals, using, turn).await,
+        }
+    }
+
+    fn inner(&mut self, text: &[u8]) -> (Vec<Literal>, Arc<Plan>) {
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(text, self.mode, &mut literals);
+        (literals, self.plan(text, &digest))
+    }
+
+    /// The client's own words go to a server.
+    async fn relayed(&mut self, inner: &Plan, statement: Text<'_>, turn: Turn) -> Served {
+        // What the account may do can have changed since it was prepared; and schemas that there are.
+        self.account.may(inner, &self.shared.schemas)?;
+        match inner.target {
+            Target::Global => Box::pin(self.global(inner, statement, turn)).await,
+            _ => Box::pin(self.anywhere(inner, statement.packets, turn)).await,
+        }
+    }
+
+    /// The statement itself, with the variables' values for its parameters.
+    async fn expanded(
+        &mut self,
+        text: &[u8],
+        literals: &[Literal],
+        using: Option<Vec<String>>,
+        turn: Turn,
+    ) -> Served {
+        let Some(using) = using else {
+            return Err(unsupported("EXECUTE .. USING something other than @variables"));
+        };
+        let places: Vec<&Literal> =
+            literals.iter().filter(|literal| matches!(literal.kind, LiteralKind::Param(_))).collect();
+        if places.len() != using.len() {
+            return Err(server_error(1210, *b"HY000", "Incorrect arguments to EXECUTE"));
+        }
+        let mut replacements = Vec::new();
+        for (place, name) in places.into_iter().zip(&using) {
+            replacements.push((place.span(), self.carried(name)?.literal(self.mode)));
+        }
+        let mut expanded = Vec::new();
+        usher_sql::splice(text, &replacements, &mut expanded)
+            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(&expanded, self.mode, &mut literals);
+        let packets = packet(&expanded);
+        let statement = Text { text: &expanded, packets: &packets, digest: &digest, literals: &literals };
+        Box::pin(self.statement(statement, turn)).await
+    }
+
+    fn source(&self, source: Source) -> Result<Vec<u8>, Stop> {
+        match source {
+            Source::Text(text) => Ok(text),
+            Source::Variable(name) => Ok(match self.carried(&name)? {
+                Carried::Null => b"NULL".to_vec(),
+                Carried::Number(number) => number.into_bytes(),
+                Carried::Bytes { bytes, .. } => bytes,
+            }),
+            Source::Other => Err(unsupported("preparing an expression; put it into a @variable first")),
+        }
+    }
+
+    fn carried(&self, name: &str) -> Result<Carried, Stop> {
+        if self.bound.iter().any(|bound| bound.pinned)
+            && self.settings.variable(&format!("@{name}")).is_none()
+        {
+            return Err(unsupported("a variable whose value only the connection that holds it knows"));
+        }
+        Ok(Carried::of(self.settings.variable(&format!("@{name}"))))
+    }
+}
+
+/// Whether a statement goes to a server as it is: it changes nothing that the session keeps, and names no user.
+fn is_relayed(plan: &Plan) -> bool {
+    let of_the_session = matches!(
+        plan.kind,
+        Kind::Begin { .. }
+            | Kind::Commit { .. }
+            | Kind::Rollback { .. }
+            | Kind::Savepoint(_)
+            | Kind::RollbackTo(_)
+            | Kind::ReleaseSavepoint(_)
+            | Kind::Set
+            | Kind::Use(_)
+            | Kind::Ddl(_)
+            | Kind::Kill
+            | Kind::Xa
+            | Kind::Show(_)
+    );
+    let uses = &plan.uses;
+    let own_values = uses.row_count || uses.found_rows || uses.connection_id || uses.diagnostics;
+    let temporary =
+        matches!(plan.kind, Kind::Ddl(DdlKind::CreateTemporaryTable | DdlKind::DropTemporaryTable));
+    (!of_the_session || temporary) && !own_values && matches!(plan.target, Target::Global | Target::AnyServer)
+}
+
+/// The inside of a string literal.
+pub(crate) fn escape(text: &[u8], mode: Mode, out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'\'' => out.extend_from_slice(b"''"),
+            b'\\' if !mode.no_backslash_escapes => out.extend_from_slice(b"\\\\"),
+            other => out.push(*other),
+        }
+    }
+}
+
+fn unknown(name: &str, command: &str) -> Stop {
+    server_error(1243, *b"HY000", &format!("Unknown prepared statement handler ({name}) given to {command}"))
+}
+
+/// An error as a server words it.
+pub(crate) fn server_error(code: u16, sqlstate: [u8; 5], message: &str) -> Stop {
+    let mut payload = Vec::new();
+    ErrPacket { code, sqlstate, message: message.as_bytes() }.encode(&mut payload);
+    Stop::Pass(payload)
+}
