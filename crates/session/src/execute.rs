@@ -797,7 +797,9 @@ impl Session {
         if failed && !self.surely_without_transaction(&bound, plan) {
             // A deadlock rolls the transaction back, other errors do not, and what failed may have begun one: the
             // server knows.
-            if let (Some(code), Some(message)) = (outcome.error, outcome.message.take()) {
+            if let (Some(code), Some(message), false) =
+                (outcome.error, outcome.message.take(), bound.lent.is_mariadb())
+            {
                 // MySQL forgets the error over this.
                 self.failure = Some(Box::new((code, message)));
             }
