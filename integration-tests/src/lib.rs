@@ -7,6 +7,7 @@ mod bed;
 mod client;
 mod program;
 mod proxy;
+pub mod raw;
 mod servers;
 mod site;
 

@@ -8,6 +8,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use usher_integration_tests::raw::{self, error_code, packet, send};
 use usher_integration_tests::{Bed, Proxy, admin, code, kill_9, make_tables, message, sign_up, until, usher};
 
 /// Bytes of a packet that the proxy of this test takes.
@@ -120,45 +121,8 @@ async fn half_packets(ground: &mut Ground) {
 }
 
 /// A login as the oldest clients would do it, by an account without a password; the stream behind it.
-async fn logged_in(ground: &Ground) -> TcpStream {
-    let mut stream = ground.raw().await;
-    packet(&mut stream).await;
-    // CLIENT_PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH, CONNECT_WITH_DB, LONG_PASSWORD, TRANSACTIONS.
-    let caps: u32 = 0x0008_0000 | 0x8000 | 0x2000 | 0x200 | 0x8 | 0x1;
-    let mut hello = caps.to_le_bytes().to_vec();
-    hello.extend((16_u32 << 20).to_le_bytes());
-    hello.push(45);
-    hello.extend([0; 23]);
-    hello.extend(b"nobody\0\0app\0caching_sha2_password\0");
-    send(&mut stream, 1, &hello).await;
-    let answer = packet(&mut stream).await;
-    assert_eq!(answer.first(), Some(&0), "{}", String::from_utf8_lossy(&answer));
-    stream
-}
-
-async fn send(stream: &mut TcpStream, seq: u8, payload: &[u8]) {
-    let mut bytes = u32::try_from(payload.len()).unwrap().to_le_bytes()[..3].to_vec();
-    bytes.push(seq);
-    bytes.extend(payload);
-    stream.write_all(&bytes).await.unwrap();
-}
-
-async fn packet(stream: &mut TcpStream) -> Vec<u8> {
-    let mut header = [0; 4];
-    stream.read_exact(&mut header).await.unwrap();
-    let mut payload = vec![0; u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize];
-    stream.read_exact(&mut payload).await.unwrap();
-    payload
-}
-
-/// The code of an ERR packet.
-fn error_code(payload: &[u8]) -> u16 {
-    assert_eq!(payload.first(), Some(&0xff), "{payload:?}");
-    u16::from_le_bytes([payload[1], payload[2]])
-}
-
 async fn nonsense_after_login(ground: &mut Ground) {
-    let mut stream = logged_in(ground).await;
+    let mut stream = raw::logged_in(ground.proxy.port(), "nobody").await;
     for (command, expected) in
         [(&[0x77_u8][..], 1047), (&[0x12, 9], 1047), (&[0x17, 1], 1835), (&[0x17; 20], 1243)]
     {
@@ -170,14 +134,14 @@ async fn nonsense_after_login(ground: &mut Ground) {
     send(&mut stream, 7, &[0x0e]).await;
     assert_eq!(error_code(&packet(&mut stream).await), 1156, "out of order");
     read_to_close(&mut stream).await;
-    let mut stream = logged_in(ground).await;
+    let mut stream = raw::logged_in(ground.proxy.port(), "nobody").await;
     stream.write_all(&[200, 0, 0, 0, 3, b'S', b'E']).await.unwrap();
     drop(stream);
     ground.serves_on("nonsense after the login").await;
 }
 
 async fn too_big(ground: &mut Ground) {
-    let mut stream = logged_in(ground).await;
+    let mut stream = raw::logged_in(ground.proxy.port(), "nobody").await;
     let mut bytes = vec![0xff, 0xff, 0xff, 0, 3];
     bytes.extend(vec![b'x'; (16 << 20) - 2]);
     bytes.extend([0x00, 0x00, 0x40, 1]);

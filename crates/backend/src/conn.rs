@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use usher_config::Limits;
 use usher_topology::Server;
 use usher_wire::caps::Caps;
 use usher_wire::command::{COM_INIT_DB, COM_QUERY, COM_QUIT};
@@ -21,7 +22,9 @@ use usher_wire::result::Column;
 use usher_wire::rows::TextRow;
 use usher_wire::status::Status;
 
+use crate::cut::Cut;
 use crate::pool::Account;
+use crate::stream::prepare_socket;
 use crate::{BackendError, Fault, Settings, Stream};
 
 /// A connection's read buffer, in bytes: a short answer arrives in one read.
@@ -121,6 +124,7 @@ pub struct Conn {
     version: Box<str>,
     scratch: Vec<u8>,
     pub(crate) era: u64,
+    pub(crate) cut: Arc<Cut>,
 }
 
 impl Conn {
@@ -129,13 +133,13 @@ impl Conn {
         server: &Server,
         account: &Account,
         settings: &Arc<Settings>,
-        limit_ms: u64,
+        limits: &Limits,
     ) -> Result<Self, BackendError> {
         let name = || format!("{} ({})", server.name, server.address());
-        let login = Self::connect_and_login(server, account, settings);
-        let result = match timeout(Duration::from_millis(limit_ms), login).await {
+        let login = Self::connect_and_login(server, account, settings, limits);
+        let result = match timeout(Duration::from_millis(limits.connect_ms), login).await {
             Ok(result) => result,
-            Err(_) => Err(Fault::Timeout(limit_ms)),
+            Err(_) => Err(Fault::Timeout(limits.connect_ms)),
         };
         match result {
             Ok(conn) => Ok(conn),
@@ -150,9 +154,10 @@ impl Conn {
         server: &Server,
         account: &Account,
         settings: &Arc<Settings>,
+        limits: &Limits,
     ) -> Result<Self, Fault> {
         let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
-        tcp.set_nodelay(true)?;
+        prepare_socket(&tcp, limits)?;
         let base = Settings::at_login(settings.found_rows());
         let mut conn = Self {
             stream: Stream::Plain(tcp),
@@ -171,6 +176,7 @@ impl Conn {
             version: "".into(),
             scratch: Vec::new(),
             era: 0,
+            cut: Arc::default(),
         };
         conn.login(server, account, settings.found_rows()).await?;
         conn.prepare_session().await?;
@@ -296,8 +302,10 @@ impl Conn {
         // Only the last byte of the count shows in sequence ids.
         let [low, ..] = (bytes.len() / (MAX_PAYLOAD + HEADER_LEN) + 1).to_le_bytes();
         self.answer_seq = low;
-        self.stream.write(bytes).await?;
-        Ok(())
+        match self.cut.unless_cut(self.stream.write(bytes)).await {
+            Some(sent) => Ok(sent?),
+            None => Err(Fault::Lost),
+        }
     }
 
     /// Sends a payload as one command.
@@ -322,7 +330,8 @@ impl Conn {
         if self.filled || self.buf.len() == self.buf.capacity() {
             self.buf.reserve(BUFFER_LONG.max(self.buf.len()));
         }
-        let n = self.stream.read(&mut self.buf).await?;
+        let read = self.cut.unless_cut(self.stream.read(&mut self.buf)).await;
+        let n = read.ok_or(Fault::Lost)??;
         self.filled = self.buf.len() == self.buf.capacity();
         if n == 0 { Err(Fault::Closed) } else { Ok(()) }
     }

@@ -11,6 +11,9 @@ pub enum Fault {
     /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
+    /// The monitor has heard nothing of the server for too long: `limits.server_lost_ms`.
+    #[error("nothing has been heard of the server for too long")]
+    Lost,
     /// The server's bytes make no sense.
     #[error("{0}")]
     Protocol(#[from] usher_wire::Error),

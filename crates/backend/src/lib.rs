@@ -2,6 +2,7 @@
 //! tells which servers are up and how far each copy is. Knows nothing of users or of SQL beyond `SET`.
 
 mod conn;
+mod cut;
 mod error;
 mod metrics;
 mod monitor;
@@ -14,9 +15,9 @@ pub use conn::{Conn, Reply, gtid_of};
 pub use error::{BackendError, Fault};
 pub use metrics::BackendMetrics;
 pub use monitor::{HealthMap, Monitor};
-pub use pool::{Account, Lent, Pool, Pools};
+pub use pool::{Account, Cutter, Lent, Pool, Pools};
 pub use settings::{
     NAMES_VARIABLES, NULL_USER_VARIABLE, Settings, SettingsBuilder, canonical_variable, quoted_user_variable,
 };
-pub use stream::Stream;
+pub use stream::{Stream, prepare_socket};
 pub use tls::client_tls;

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use usher_config::Limits;
 use usher_topology::{GtidPosition, Health, Server, ServerId, Shard, Topology};
 
 use crate::conn::{Conn, Reply};
-use crate::pool::Account;
-use crate::{Fault, Settings};
+use crate::pool::{Account, Cutter};
+use crate::{BackendError, Fault, Settings};
 
 /// What is known of every server.
 pub type HealthMap = HashMap<ServerId, Health>;
@@ -27,6 +27,7 @@ pub type HealthMap = HashMap<ServerId, Health>;
 pub struct Monitor {
     account: Account,
     limits: Limits,
+    cutter: Cutter,
     health: Arc<ArcSwap<HealthMap>>,
     probes: parking_lot::Mutex<Probes>,
 }
@@ -38,10 +39,11 @@ struct Probes {
 }
 
 impl Monitor {
-    /// A monitor that probes nothing yet.
+    /// A monitor that probes nothing yet. Connections to a server of which nothing is heard for `limits.server_lost_ms`
+    /// are cut.
     #[must_use]
-    pub fn new(account: Account, limits: Limits) -> Self {
-        Self { account, limits, health: Arc::default(), probes: parking_lot::Mutex::default() }
+    pub fn new(account: Account, limits: Limits, cutter: Cutter) -> Self {
+        Self { account, limits, cutter, health: Arc::default(), probes: parking_lot::Mutex::default() }
     }
 
     /// What is known of every server: one load, then plain look-ups.
@@ -67,6 +69,7 @@ impl Monitor {
                     is_writer: server.id == shard.writer,
                     account: self.account.clone(),
                     limits: self.limits.clone(),
+                    cutter: self.cutter.clone(),
                     newest: Arc::clone(&newest),
                     health: Arc::clone(&self.health),
                 };
@@ -93,6 +96,7 @@ struct Probe {
     is_writer: bool,
     account: Account,
     limits: Limits,
+    cutter: Cutter,
     newest: Arc<AtomicU64>,
     health: Arc<ArcSwap<HealthMap>>,
 }
@@ -103,19 +107,39 @@ impl Probe {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut conn = None;
         let limit = Duration::from_millis(self.limits.connect_ms);
+        let mut heard = Instant::now();
         loop {
             ticks.tick().await;
+            let asked = Instant::now();
             let seen = match timeout(limit, self.probe(&mut conn)).await {
-                Ok(Ok(health)) => health,
+                Ok(Ok(health)) => {
+                    heard = Instant::now();
+                    health
+                }
                 result => {
                     if let Ok(Err(fault)) = result {
                         tracing::debug!(server = %self.server.name, %fault, "probe failed");
+                        // A server that says no is there.
+                        if matches!(fault, Fault::Server { .. }) {
+                            heard = asked;
+                        }
                     }
                     conn = None;
                     Health::default()
                 }
             };
             self.publish(seen);
+            if heard.elapsed() >= Duration::from_millis(self.limits.server_lost_ms) {
+                self.cut();
+            }
+        }
+    }
+
+    /// A server that is gone answers nobody any more.
+    fn cut(&self) {
+        let cut = self.cutter.cut(self.server.id);
+        if cut > 0 {
+            tracing::warn!(server = %self.server.name, connections = cut, "nothing heard of the server: cut off");
         }
     }
 
@@ -135,8 +159,11 @@ impl Probe {
             Some(conn) => conn,
             None => {
                 let settings = Settings::at_login(false);
-                let opened = Conn::open(&self.server, &self.account, &settings, self.limits.connect_ms).await;
-                conn.insert(opened.map_err(|error| Fault::Server { code: 0, message: error.to_string() })?)
+                let opened = Conn::open(&self.server, &self.account, &settings, &self.limits).await;
+                conn.insert(opened.map_err(|error| match error {
+                    BackendError::Connect { fault, .. } => fault,
+                    error => Fault::Server { code: 0, message: error.to_string() },
+                })?)
             }
         };
         // Before the copy is asked: what it is behind of.

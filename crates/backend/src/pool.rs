@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use usher_topology::{Server, ServerId, Topology};
 use usher_wire::status::Status;
 
 use crate::conn::Conn;
+use crate::cut::Cut;
 use crate::{BackendError, BackendMetrics, Settings};
 
 /// The account of this proxy on every server, and how it speaks to them.
@@ -34,7 +35,7 @@ pub struct Account {
 /// The pools of all servers.
 #[derive(Debug)]
 pub struct Pools {
-    pools: ArcSwap<HashMap<ServerId, Arc<Pool>>>,
+    pools: Arc<ArcSwap<HashMap<ServerId, Arc<Pool>>>>,
     account: Account,
     limits: Limits,
     metrics: BackendMetrics,
@@ -48,14 +49,7 @@ impl Pools {
     /// Pools without servers; [`Pools::install`] gives them some.
     #[must_use]
     pub fn new(account: Account, limits: Limits, metrics: BackendMetrics) -> Self {
-        Self {
-            pools: ArcSwap::default(),
-            account,
-            limits,
-            metrics,
-            shut: Arc::default(),
-            barred: Arc::default(),
-        }
+        Self { pools: Arc::default(), account, limits, metrics, shut: Arc::default(), barred: Arc::default() }
     }
 
     /// Makes the pools those of this topology's servers. A server that stays keeps its connections; one whose
@@ -75,6 +69,7 @@ impl Pools {
             server: server.clone(),
             account: self.account.clone(),
             idle: Mutex::new(Vec::new()),
+            cuts: Mutex::default(),
             permits: Semaphore::new(self.limits.backends_per_server_max),
             era: AtomicU64::new(0),
             limits: self.limits.clone(),
@@ -114,6 +109,12 @@ impl Pools {
         self.barred.lock().remove(&server);
     }
 
+    /// What cuts the connections to a server that is gone.
+    #[must_use]
+    pub fn cutter(&self) -> Cutter {
+        Cutter(Arc::clone(&self.pools))
+    }
+
     /// Open and idle connections of each server.
     #[must_use]
     pub fn census(&self) -> Vec<(String, usize, usize)> {
@@ -130,6 +131,18 @@ impl Pools {
     }
 }
 
+/// Cuts the connections to servers that are gone.
+#[derive(Debug, Clone)]
+pub struct Cutter(Arc<ArcSwap<HashMap<ServerId, Arc<Pool>>>>);
+
+impl Cutter {
+    /// Ends every connection to this server: what waits for an answer gets [`crate::Fault::Lost`]. Returns how many there
+    /// were.
+    pub fn cut(&self, server: ServerId) -> usize {
+        self.0.load().get(&server).map_or(0, |pool| pool.cut())
+    }
+}
+
 /// The connections to one server.
 #[derive(Debug)]
 pub struct Pool {
@@ -139,6 +152,8 @@ pub struct Pool {
     // Boxed: moving one under the lock moves a pointer.
     #[allow(clippy::vec_box)]
     idle: Mutex<Vec<Box<Conn>>>,
+    /// Of the connections opened and not cut, some of them gone by now.
+    cuts: Mutex<Vec<Weak<Cut>>>,
     permits: Semaphore,
     era: AtomicU64,
     limits: Limits,
@@ -246,9 +261,10 @@ impl Pool {
         if self.shut.load(Ordering::SeqCst) || self.barred.lock().contains(&self.server.id) {
             return Err(BackendError::ShutOut { server: self.name() });
         }
-        match Conn::open(&self.server, &self.account, settings, self.limits.connect_ms).await {
+        match Conn::open(&self.server, &self.account, settings, &self.limits).await {
             Ok(mut conn) => {
                 conn.era = era;
+                self.note(&conn.cut);
                 self.metrics.opened.inc();
                 self.metrics.open.inc();
                 Ok(Box::new(conn))
@@ -258,6 +274,22 @@ impl Pool {
                 Err(error)
             }
         }
+    }
+
+    fn note(&self, cut: &Arc<Cut>) {
+        let mut cuts = self.cuts.lock();
+        if cuts.len() == cuts.capacity() {
+            cuts.retain(|cut| cut.strong_count() > 0);
+        }
+        cuts.push(Arc::downgrade(cut));
+    }
+
+    fn cut(&self) -> usize {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        self.count_closed(idle.len());
+        drop(idle);
+        let cuts = std::mem::take(&mut *self.cuts.lock());
+        cuts.iter().filter_map(Weak::upgrade).map(|cut| cut.cut()).count()
     }
 
     /// Takes the idle connection used last that fits. Those that have died meanwhile are dropped on the way.
@@ -279,7 +311,8 @@ impl Pool {
 
     fn give_back(&self, conn: Box<Conn>) {
         let in_transaction = conn.status.has(Status::IN_TRANS);
-        let reusable = !conn.busy && !conn.dirty && !in_transaction && conn.buf.is_empty();
+        let reusable =
+            !conn.cut.is_cut() && !conn.busy && !conn.dirty && !in_transaction && conn.buf.is_empty();
         if reusable && conn.era == self.era.load(Ordering::Acquire) {
             let mut idle = self.idle.lock();
             let aged = (idle.len() >= self.limits.backends_per_server_idle_max).then(|| idle.remove(0));

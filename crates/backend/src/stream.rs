@@ -3,12 +3,36 @@
 use std::io;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsStream;
+use usher_config::Limits;
 
 /// A peer that has been told to go is not listened to any longer once it is silent for this long.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// Signs of life asked for before a silent peer is given up.
+const KEEPALIVE_TRIES: u32 = 3;
+
+/// Sends small packets at once, and notices within `limits.peer_silent_ms` that the peer's host is gone.
+///
+/// # Errors
+/// As the system says.
+pub fn prepare_socket(tcp: &TcpStream, limits: &Limits) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let silent = Duration::from_millis(limits.peer_silent_ms);
+    // The system counts these in whole seconds.
+    let idle = (silent / 2).max(Duration::from_secs(1));
+    let between = (silent / 2 / KEEPALIVE_TRIES).max(Duration::from_secs(1));
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(between).with_retries(KEEPALIVE_TRIES);
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(silent))?;
+    Ok(())
+}
 
 /// A TCP stream, plain or inside TLS.
 #[derive(Debug)]
@@ -26,15 +50,19 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// Waits until a read would not block, without holding a buffer. Inside TLS it returns at once: there the
-    /// library holds buffers anyway.
+    /// Waits until something has come to be read, without holding a buffer. Inside TLS it may be a part only of what a
+    /// read waits for.
     ///
     /// # Errors
-    /// As the socket says.
+    /// As the socket or TLS says.
     pub async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Plain(tcp) => tcp.readable().await,
-            Self::Tls(_) => Ok(()),
+            Self::Tls(tls) => {
+                let (tcp, state) = tls.get_ref();
+                // It does not want more while it holds bytes for us, or once the peer has closed.
+                if state.wants_read() { tcp.readable().await } else { Ok(()) }
+            }
         }
     }
 
@@ -86,12 +114,51 @@ impl Stream {
         }
     }
 
-    /// Ends the stream in good order.
+    /// As [`Stream::write`], for a peer that may not read: it fails as timed out if not a byte could be written for
+    /// `limit`. No timer is set where the bytes can be written at once.
+    ///
+    /// # Errors
+    /// As the socket or TLS says.
+    pub async fn write_within(&mut self, bytes: &[u8], limit: Duration) -> io::Result<()> {
+        let written = match self {
+            Self::Plain(tcp) => match tcp.try_write(bytes) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(error),
+            },
+            Self::Tls(_) => 0,
+        };
+        match bytes.get(written..) {
+            Some([]) | None => Ok(()),
+            Some(rest) => self.write_slowly(rest, limit).await,
+        }
+    }
+
+    #[cold]
+    async fn write_slowly(&mut self, mut rest: &[u8], limit: Duration) -> io::Result<()> {
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the peer does not read");
+        while !rest.is_empty() {
+            let written = match self {
+                Self::Plain(tcp) => timeout(limit, tcp.write(rest)).await,
+                Self::Tls(tls) => timeout(limit, tls.write(rest)).await,
+            };
+            match written.map_err(late)?? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => rest = rest.get(written..).unwrap_or_default(),
+            }
+        }
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tls(tls) => timeout(limit, tls.flush()).await.map_err(late)?,
+        }
+    }
+
+    /// Ends the stream in good order, as far as the peer lets it.
     pub async fn close(&mut self) {
-        // Nothing is left to do if the peer is gone already.
+        // Nothing is left to do if the peer is gone already, or takes no more.
         let _ = match self {
             Self::Plain(tcp) => tcp.shutdown().await,
-            Self::Tls(tls) => tls.shutdown().await,
+            Self::Tls(tls) => timeout(SILENCE, tls.shutdown()).await.unwrap_or(Ok(())),
         };
     }
 
@@ -124,4 +191,51 @@ impl Stream {
 
 fn is_would_block(result: &io::Result<usize>) -> bool {
     matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (here, there) = tokio::join!(connecting, listener.accept());
+        (here.unwrap(), there.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_gone_is_noticed() {
+        let (tcp, _peer) = pair().await;
+        prepare_socket(&tcp, &Limits { peer_silent_ms: 12_000, ..Limits::default() }).unwrap();
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(6));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(2));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_TRIES);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(12)));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let (tcp, _unread) = pair().await;
+        let mut stream = Stream::Plain(tcp);
+        let much = vec![b'x'; 64 << 20];
+        let limit = Duration::from_millis(200);
+        let error = stream.write_within(&much, limit).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // One that reads, slowly, may take longer than that in all.
+        let (tcp, mut peer) = pair().await;
+        let mut stream = Stream::Plain(tcp);
+        let reading = tokio::spawn(async move {
+            let (mut read, mut buf) = (0, vec![0; 4 << 20]);
+            while read < 64 << 20 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                read += peer.read(&mut buf).await.unwrap();
+            }
+        });
+        stream.write_within(&much, limit).await.unwrap();
+        reading.await.unwrap();
+    }
 }

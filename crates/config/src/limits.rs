@@ -16,6 +16,14 @@ pub struct Limits {
     pub checkout_wait_ms: u64,
     /// The longest a connection to a server may take, login included.
     pub connect_ms: u64,
+    /// A server or client that is silent is asked for a sign of life by the system (TCP keepalive), and one that does not
+    /// acknowledge what it was sent for this long is taken for gone (`TCP_USER_TIMEOUT`).
+    pub peer_silent_ms: u64,
+    /// Connections to a server are cut once its probes have had no answer for this long: statements under way get an
+    /// error. A server that answers with errors, such as too many connections, is not lost.
+    pub server_lost_ms: u64,
+    /// The longest a client may take no byte of its answer: its session ends, and its transaction is rolled back.
+    pub client_write_ms: u64,
     /// The longest a client may take to log in.
     pub login_ms: u64,
     /// The longest a statement is held during a flip or a cutover.
@@ -82,6 +90,9 @@ impl Default for Limits {
             backends_per_server_idle_max: 100,
             checkout_wait_ms: 10_000,
             connect_ms: 3_000,
+            peer_silent_ms: 30_000,
+            server_lost_ms: 10_000,
+            client_write_ms: 60_000,
             login_ms: 10_000,
             hold_ms: 10_000,
             held_max: 2_000,

@@ -143,11 +143,14 @@ fn check_users(config: &Config) -> Result<(), ConfigError> {
 
 fn check_limits(config: &Config) -> Result<(), ConfigError> {
     let limits = &config.limits;
-    let positive: [(&str, u64); 12] = [
+    let positive: [(&str, u64); 15] = [
         ("clients_max", limits.clients_max as u64),
         ("backends_per_server_max", limits.backends_per_server_max as u64),
         ("checkout_wait_ms", limits.checkout_wait_ms),
         ("connect_ms", limits.connect_ms),
+        ("peer_silent_ms", limits.peer_silent_ms),
+        ("server_lost_ms", limits.server_lost_ms),
+        ("client_write_ms", limits.client_write_ms),
         ("login_ms", limits.login_ms),
         ("poll_ms", limits.poll_ms),
         ("probe_ms", limits.probe_ms),

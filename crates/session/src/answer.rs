@@ -22,7 +22,7 @@ impl Session {
         let mut out = buffers::take();
         let built = build(Answer::new(&mut out, turn.seq, self.client.caps), status);
         let sent = match built {
-            Ok(seq) => self.client.stream.write(&out).await.map(|()| seq).map_err(Stop::from),
+            Ok(seq) => self.client.write(&out).await.map(|()| seq).map_err(Stop::from),
             Err(error) => Err(error.into()),
         };
         buffers::give_back(out);

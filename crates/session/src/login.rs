@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use usher_backend::{Settings, Stream};
+use usher_backend::{Settings, Stream, prepare_socket};
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
@@ -123,7 +123,7 @@ impl Talk {
 }
 
 async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Session, End> {
-    socket.set_nodelay(true)?;
+    prepare_socket(&socket, &shared.limits)?;
     let mut talk = Talk::new(Stream::Plain(socket), 0, shared);
     let (id, salt) = (shared.connection_id(), Salt::random()?);
     let offered = Caps::offer(shared.tls.is_some());
@@ -158,7 +158,8 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
         let _ = timeout_at(talk.deadline, shared.schemas.known()).await;
     }
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
-    let client = Client { stream: talk.stream, caps, id, salt, from };
+    let write_max = Duration::from_millis(shared.limits.client_write_ms);
+    let client = Client { stream: talk.stream, caps, id, salt, from, write_max };
     Ok(Session::start(Arc::clone(shared), client, account, settings))
 }
 

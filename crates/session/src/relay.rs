@@ -128,7 +128,7 @@ impl Session {
         let ready = relay.ready();
         if ready > 0 {
             let bytes = lent.buf.get(..ready).unwrap_or_default();
-            self.client.stream.write(bytes).await.map_err(Broken::Client)?;
+            self.client.write(bytes).await.map_err(Broken::Client)?;
             lent.consume(ready);
             relay.sent(ready);
             *forwarded = true;
@@ -157,7 +157,7 @@ impl Session {
 
     /// Sends an answer's last bytes and takes their buffer back.
     pub(crate) async fn send_tail(&mut self, tail: Vec<u8>) -> Result<(), End> {
-        let sent = self.client.stream.write(&tail).await;
+        let sent = self.client.write(&tail).await;
         buffers::give_back(tail);
         Ok(sent?)
     }

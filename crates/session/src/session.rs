@@ -60,6 +60,15 @@ pub(crate) struct Client {
     pub(crate) id: u32,
     pub(crate) salt: Salt,
     pub(crate) from: SocketAddr,
+    /// The longest it may take no byte of an answer.
+    pub(crate) write_max: Duration,
+}
+
+impl Client {
+    /// Sends a part of an answer.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_within(bytes, self.write_max).await
+    }
 }
 
 /// Where a transaction stands.
@@ -193,6 +202,9 @@ pub(crate) struct Session {
     last_active: Instant,
 }
 
+/// The longest a client that is to go is listened to while it sends the rest of a command.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// Literals of a usual statement; what a long one took is given back.
 const LITERALS_KEPT: usize = 32;
 
@@ -246,79 +258,74 @@ impl Session {
     /// Serves commands until the client goes.
     pub(crate) async fn serve(mut self) {
         let mut buf = Vec::new();
-        let mut interrupt: Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(interrupted(self.shared.stopping.subscribe()));
-        let idle_max = Duration::from_secs(self.shared.limits.idle_client_s);
-        let mut idle = Box::pin(tokio::time::sleep(idle_max));
+        let mut patience = Patience::new(&self.shared);
         loop {
-            if buf.is_empty() {
-                buffers::give_back(std::mem::take(&mut buf));
-                let woken = tokio::select! {
-                    biased;
-                    readable = self.client.stream.readable() => readable.map_err(End::from),
-                    () = &mut interrupt => Err(End::Refused(ErrorId::Draining)),
-                    () = &mut idle => {
-                        let rest = idle_max.saturating_sub(self.last_active.elapsed());
-                        if rest.is_zero() { Err(End::Refused(ErrorId::IdleTimeout)) } else {
-                            idle.as_mut().reset(tokio::time::Instant::now() + rest);
-                            continue;
-                        }
-                    }
-                };
-                buf = buffers::take();
-                if let Err(end) = woken {
-                    self.say_goodbye(&end).await;
-                    return;
-                }
-            }
-            if let Err(end) = self.next(&mut buf).await {
-                self.say_goodbye(&end).await;
+            let served = match self.next(&mut buf).await {
+                Ok(true) => Ok(()),
+                Ok(false) => self.read_more(&mut buf, &mut patience).await,
+                Err(end) => Err(end),
+            };
+            if let Err(end) = served {
+                self.say_goodbye(&end, !buf.is_empty()).await;
                 tracing::debug!(client = self.client.id, reason = %end, "session ended");
                 return;
             }
         }
     }
 
-    /// Reads one command and serves it.
-    async fn next(&mut self, buf: &mut Vec<u8>) -> Result<(), End> {
-        let max = self.shared.limits.packet_bytes_max;
-        loop {
-            match message(buf, max) {
-                Ok(Some(found)) => {
-                    if found.seq != 0 {
-                        self.send_failure(0, &Failure::new(ErrorId::PacketOrder)).await?;
-                        return Err(End::Refused(ErrorId::PacketOrder));
-                    }
-                    let (wire_len, seq) = (found.wire_len, found.next_seq);
-                    let joined = match found.payload {
-                        std::borrow::Cow::Borrowed(_) => None,
-                        std::borrow::Cow::Owned(payload) => Some(payload),
-                    };
-                    self.dispatch(buf, wire_len, joined, seq).await?;
-                    if wire_len == buf.len() {
-                        buf.clear()
-                    } else {
-                        drop(buf.drain(..wire_len))
-                    }
-                    self.last_active = Instant::now();
-                    return Ok(());
-                }
-                Ok(None) => {}
-                Err(usher_wire::Error::Oversized { len, max }) => {
-                    let failure = Failure::new(ErrorId::PacketTooBig)
-                        .field("bytes", len)
-                        .field("limits.packet_bytes_max", max);
-                    self.send_failure(1, &failure).await?;
-                    return Err(End::Refused(ErrorId::PacketTooBig));
-                }
-                Err(error) => {
-                    let failure = Failure::new(ErrorId::PacketOrder).note(error.to_string());
-                    self.send_failure(1, &failure).await?;
+    /// Waits for bytes of the client: without a buffer, if it is idle. Not for ever, nor when the proxy stops.
+    async fn read_more(&mut self, buf: &mut Vec<u8>, patience: &mut Patience) -> Result<(), End> {
+        let stream = &mut self.client.stream;
+        if buf.is_empty() {
+            buffers::give_back(std::mem::take(buf));
+            patience.wait_for(stream.readable(), self.last_active).await?;
+            *buf = buffers::take();
+            match stream.try_read(buf) {
+                Ok(0) => return Err(End::Gone),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                read => return Ok(read.map(drop)?),
+            }
+        }
+        match patience.wait_for(stream.read(buf), self.last_active).await? {
+            0 => Err(End::Gone),
+            _ => Ok(()),
+        }
+    }
+
+    /// Serves one command, if it is in the buffer as a whole.
+    async fn next(&mut self, buf: &mut Vec<u8>) -> Result<bool, End> {
+        match message(buf, self.shared.limits.packet_bytes_max) {
+            Ok(Some(found)) => {
+                if found.seq != 0 {
+                    self.send_failure(0, &Failure::new(ErrorId::PacketOrder)).await?;
                     return Err(End::Refused(ErrorId::PacketOrder));
                 }
+                let (wire_len, seq) = (found.wire_len, found.next_seq);
+                let joined = match found.payload {
+                    std::borrow::Cow::Borrowed(_) => None,
+                    std::borrow::Cow::Owned(payload) => Some(payload),
+                };
+                self.dispatch(buf, wire_len, joined, seq).await?;
+                if wire_len == buf.len() {
+                    buf.clear()
+                } else {
+                    drop(buf.drain(..wire_len))
+                }
+                self.last_active = Instant::now();
+                Ok(true)
             }
-            if self.client.stream.read(buf).await? == 0 {
-                return Err(End::Gone);
+            Ok(None) => Ok(false),
+            Err(usher_wire::Error::Oversized { len, max }) => {
+                let failure = Failure::new(ErrorId::PacketTooBig)
+                    .field("bytes", len)
+                    .field("limits.packet_bytes_max", max);
+                self.send_failure(1, &failure).await?;
+                Err(End::Refused(ErrorId::PacketTooBig))
+            }
+            Err(error) => {
+                let failure = Failure::new(ErrorId::PacketOrder).note(error.to_string());
+                self.send_failure(1, &failure).await?;
+                Err(End::Refused(ErrorId::PacketOrder))
             }
         }
     }
@@ -412,7 +419,7 @@ impl Session {
         tracing::debug!(client = self.client.id, error = %failure, "failure sent");
         let mut out = buffers::take();
         Answer::new(&mut out, seq, self.client.caps).failure(failure);
-        let sent = self.client.stream.write(&out).await;
+        let sent = self.client.write(&out).await;
         buffers::give_back(out);
         Ok(sent?)
     }
@@ -527,7 +534,8 @@ impl Session {
         ClientForm::new(self.client.caps, TrackSet::SCHEMA, self.status())
     }
 
-    async fn say_goodbye(&mut self, end: &End) {
+    /// `halfway`: the client has sent a part of a command.
+    async fn say_goodbye(&mut self, end: &End, halfway: bool) {
         let last_words = match end {
             End::Refused(id @ ErrorId::Draining) => Some(Failure::new(*id)),
             End::Refused(id @ ErrorId::IdleTimeout) => {
@@ -535,12 +543,15 @@ impl Session {
             }
             _ => None,
         };
+        let unasked = last_words.is_some();
         if let Some(failure) = last_words {
             // It may be gone already.
-            let _ = self.send_failure(0, &failure).await;
+            let _ = self.send_failure(halfway.into(), &failure).await;
         }
         self.abandon();
         match end {
+            // It reads once it has sent the rest.
+            _ if unasked && halfway => self.client.stream.dismiss(LAST_WORD).await,
             // It may be sending still, and reads only then.
             End::Refused(ErrorId::PacketTooBig | ErrorId::PacketOrder) => {
                 self.client.stream.dismiss(Duration::from_millis(self.shared.limits.login_ms)).await;
@@ -556,6 +567,47 @@ impl Drop for Session {
             bound.lent.dirty = true;
         }
         self.shared.in_flight.unregister(&self.slot);
+    }
+}
+
+/// How long a session waits for its client: not beyond `limits.idle_client_s`, nor once the proxy stops.
+struct Patience {
+    interrupt: Pin<Box<dyn Future<Output = ()> + Send>>,
+    idle: Pin<Box<tokio::time::Sleep>>,
+    idle_max: Duration,
+}
+
+impl Patience {
+    fn new(shared: &Shared) -> Self {
+        let idle_max = Duration::from_secs(shared.limits.idle_client_s);
+        Self {
+            interrupt: Box::pin(interrupted(shared.stopping.subscribe())),
+            idle: Box::pin(tokio::time::sleep(idle_max)),
+            idle_max,
+        }
+    }
+
+    /// The timer is only set anew when it goes off: most sessions have been active meanwhile.
+    async fn wait_for<T>(
+        &mut self,
+        client: impl Future<Output = std::io::Result<T>>,
+        last_active: Instant,
+    ) -> Result<T, End> {
+        let mut client = std::pin::pin!(client);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut client => return Ok(done?),
+                () = &mut self.interrupt => return Err(End::Refused(ErrorId::Draining)),
+                () = &mut self.idle => {
+                    let rest = self.idle_max.saturating_sub(last_active.elapsed());
+                    if rest.is_zero() {
+                        return Err(End::Refused(ErrorId::IdleTimeout));
+                    }
+                    self.idle.as_mut().reset(tokio::time::Instant::now() + rest);
+                }
+            }
+        }
     }
 }
 

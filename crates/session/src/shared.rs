@@ -83,13 +83,14 @@ impl Shared {
     #[must_use]
     pub fn new(setup: Setup, directory: Arc<Directory>) -> Arc<Self> {
         let limits = setup.limits;
+        let pools = Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics);
         let shared = Arc::new(Self {
             accounts: setup.accounts,
             tls: setup.tls.map(TlsAcceptor::from),
             key: setup.key,
             server_version: setup.server_version,
-            pools: Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics),
-            monitor: Monitor::new(setup.backend, limits.clone()),
+            monitor: Monitor::new(setup.backend, limits.clone(), pools.cutter()),
+            pools,
             plans: Plans::new(limits.plans_max),
             schemas: Schemas::default(),
             catalog: ArcSwap::default(),

@@ -1,0 +1,45 @@
+//! Clients packet by packet: what no driver would do.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A client of an account without a password, in the database `app`.
+pub async fn logged_in(port: u16, user: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    packet(&mut stream).await;
+    // CLIENT_PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH, CONNECT_WITH_DB, LONG_PASSWORD, TRANSACTIONS.
+    let caps: u32 = 0x0008_0000 | 0x8000 | 0x2000 | 0x200 | 0x8 | 0x1;
+    let mut hello = caps.to_le_bytes().to_vec();
+    hello.extend((16_u32 << 20).to_le_bytes());
+    hello.push(45);
+    hello.extend([0; 23]);
+    hello.extend(user.as_bytes());
+    hello.extend(b"\0\0app\0caching_sha2_password\0");
+    send(&mut stream, 1, &hello).await;
+    let answer = packet(&mut stream).await;
+    assert_eq!(answer.first(), Some(&0), "{}", String::from_utf8_lossy(&answer));
+    stream
+}
+
+/// Sends a packet.
+pub async fn send(stream: &mut TcpStream, seq: u8, payload: &[u8]) {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_le_bytes()[..3].to_vec();
+    bytes.push(seq);
+    bytes.extend(payload);
+    stream.write_all(&bytes).await.unwrap();
+}
+
+/// Reads a packet's payload.
+pub async fn packet(stream: &mut TcpStream) -> Vec<u8> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await.unwrap();
+    let mut payload = vec![0; u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize];
+    stream.read_exact(&mut payload).await.unwrap();
+    payload
+}
+
+/// The code of an ERR packet.
+pub fn error_code(payload: &[u8]) -> u16 {
+    assert_eq!(payload.first(), Some(&0xff), "{payload:?}");
+    u16::from_le_bytes([payload[1], payload[2]])
+}
