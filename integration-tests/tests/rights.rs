@@ -19,7 +19,8 @@ fn users(config: &mut Config) {
         admin,
         ..User::default()
     };
-    config.users.extend([user("all", false), user("root", true)]);
+    let few = User { connections_max: 1, ..user("few", false) };
+    config.users.extend([user("all", false), user("root", true), few]);
 }
 
 async fn login(proxy: &Proxy, user: &str) -> Conn {
@@ -41,11 +42,20 @@ async fn clients_stay_within_their_rights() {
     }
     administration(&mut app, &mut all, &mut root).await;
     other_schemas(&bed, &proxy, &mut app, &mut all).await;
+    connections_are_counted(&proxy).await;
     let shard = &bed.endpoints.shards[0];
     let rows: Option<u64> =
         admin(&shard.members[0]).await.query_first("SELECT COUNT(*) FROM usher.ownership").await.unwrap();
     assert_eq!(rows, Some(1));
     proxy.stop().await;
+}
+
+async fn connections_are_counted(proxy: &Proxy) {
+    let first = login(proxy, "few").await;
+    assert_eq!(code(&proxy.login().user("few", PASSWORD).connect().await), 1226);
+    first.disconnect().await.unwrap();
+    until("its place is free again", async || proxy.login().user("few", PASSWORD).connect().await.is_ok())
+        .await;
 }
 
 async fn refused(conn: &mut Conn, sql: &str, number: u16, id: &str) {

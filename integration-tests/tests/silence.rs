@@ -28,7 +28,7 @@ async fn nobody_waits_for_a_server_that_is_gone() {
     let mut open = proxy.connect().await;
     open.query_drop("BEGIN").await.unwrap();
     open.query_drop(format!("UPDATE users SET visits = 1 WHERE user_id = {user}")).await.unwrap();
-    let sql = format!("UPDATE users SET visits = SLEEP(5) WHERE user_id = {other}");
+    let sql = format!("UPDATE users SET visits = SLEEP(60) WHERE user_id = {other}");
     let write = tokio::spawn(async move { writing.query_drop(sql).await });
     let shard = bed.shard("s1");
     let server = shard.members.iter().find(|member| member.name == shard.writer).unwrap();

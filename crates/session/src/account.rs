@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use usher_config::User;
 use usher_sql::{OWN_SCHEMA, Plan, Reach};
@@ -21,9 +22,33 @@ pub(crate) struct Account {
     /// It may use these schemas only.
     pub(crate) restricted: bool,
     admin: bool,
+    connections: AtomicUsize,
+    connections_max: usize,
+}
+
+/// A connection's place among those of its account; given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Account>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Account {
+    /// A place for one more connection.
+    pub(crate) fn seat(self: &Arc<Self>) -> Result<Seat, Failure> {
+        let seat = Seat(Arc::clone(self));
+        let others = self.connections.fetch_add(1, Ordering::Relaxed);
+        if self.connections_max > 0 && others >= self.connections_max {
+            return Err(Failure::new(ErrorId::UserConnections)
+                .field("connections_max", self.connections_max)
+                .note(format!("user '{}' has its maximum of connections", self.name)));
+        }
+        Ok(seat)
+    }
+
     /// Whether it may have this default schema.
     pub(crate) fn may_use(&self, schema: &str) -> Result<(), Failure> {
         if schema.eq_ignore_ascii_case(OWN_SCHEMA) {
@@ -128,6 +153,8 @@ fn account(user: &User) -> Account {
         schemas: user.schemas.clone(),
         restricted: !user.has_all_schemas(),
         admin: user.admin,
+        connections: AtomicUsize::new(0),
+        connections_max: user.connections_max,
     }
 }
 
@@ -145,6 +172,17 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seats_are_given_up() {
+        let user = User { connections_max: 2, ..User::default() };
+        let account = Arc::new(account(&user));
+        let (first, second) = (account.seat(), account.seat());
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(account.seat().map_err(|failure| failure.id()).err(), Some(ErrorId::UserConnections));
+        drop(first);
+        assert!(account.seat().is_ok());
+    }
 
     #[test]
     fn hex_is_exact() {

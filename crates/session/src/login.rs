@@ -148,6 +148,10 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
         return Err(talk.fail(&Failure::new(ErrorId::ClientTooOld)).await);
     }
     let account = authenticate(&mut talk, shared, salt, hello.user, hello.plugin, hello.auth, from).await?;
+    let seat = match account.seat() {
+        Ok(seat) => seat,
+        Err(failure) => return Err(talk.fail(&failure).await),
+    };
     let schema = hello.database.filter(|name| !name.is_empty());
     let settings = match settings(shared, &account, schema, Some(hello.collation), caps) {
         Ok(settings) => settings,
@@ -160,7 +164,7 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
     let write_max = Duration::from_millis(shared.limits.client_write_ms);
     let client = Client { stream: talk.stream, caps, id, salt, from, write_max };
-    Ok(Session::start(Arc::clone(shared), client, account, settings))
+    Ok(Session::start(Arc::clone(shared), client, (account, seat), settings))
 }
 
 /// The handshake response, after TLS if the client asks for it.

@@ -21,7 +21,7 @@ use usher_wire::result::Answer;
 use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
-use crate::account::Account;
+use crate::account::{Account, Seat};
 use crate::diagnostics::RanOn;
 use crate::execute::said;
 use crate::in_flight::Slot;
@@ -153,6 +153,8 @@ pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) client: Client,
     pub(crate) account: Arc<Account>,
+    /// Its place among the account's connections.
+    seat: Seat,
     pub(crate) settings: Arc<Settings>,
     /// Character set as at login, for a reset.
     names_at_login: Box<str>,
@@ -212,7 +214,7 @@ impl Session {
     pub(crate) fn start(
         shared: Arc<Shared>,
         client: Client,
-        account: Arc<Account>,
+        (account, seat): (Arc<Account>, Seat),
         settings: Arc<Settings>,
     ) -> Self {
         let slot = shared.in_flight.register();
@@ -223,6 +225,7 @@ impl Session {
             shared,
             client,
             account,
+            seat,
             settings,
             schema_hash,
             mode: Mode::default(),
@@ -505,13 +508,25 @@ impl Session {
         let (stream, seq, account) =
             login::change_user(&self.shared, stream, turn.seq, salt, from, &change).await?;
         self.client.stream = stream;
+        if let Err(failure) = self.become_user(account, &change) {
+            // As a server does: nobody is left logged in.
+            self.send_failure(seq, &failure).await?;
+            return Err(End::Refused(failure.id()).into());
+        }
+        self.answer_ok(Turn { seq, ..turn }).await
+    }
+
+    fn become_user(&mut self, account: Arc<Account>, change: &ChangeUser<'_>) -> Result<(), Failure> {
         let schema = change.database.filter(|name| !name.is_empty());
         let caps = self.client.caps;
-        self.settings = login::settings(&self.shared, &account, schema, change.collation, caps)?;
-        self.names_at_login = self.settings.names().into();
-        self.schema_hash = self.shared.plans.schema_hash(self.settings.schema());
-        self.account = account;
-        self.answer_ok(Turn { seq, ..turn }).await
+        let settings = login::settings(&self.shared, &account, schema, change.collation, caps)?;
+        if !Arc::ptr_eq(&account, &self.account) {
+            self.seat = account.seat()?;
+        }
+        self.names_at_login = settings.names().into();
+        self.schema_hash = self.shared.plans.schema_hash(settings.schema());
+        (self.settings, self.account) = (settings, account);
+        Ok(())
     }
 
     /// Status flags of an answer made here.
