@@ -5,7 +5,8 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use usher_config::{Config, User};
-use usher_integration_tests::{Bed, Proxy, admin, code, make_tables, sign_up, until};
+use usher_integration_tests::{Bed, Login, Proxy, admin, code, make_tables, sign_up, until};
+use usher_playground::ServerEndpoint;
 
 const DENIED: u16 = 1044;
 const ADMIN_NEEDED: u16 = 1227;
@@ -44,10 +45,33 @@ async fn clients_stay_within_their_rights() {
     other_schemas(&bed, &proxy, &mut app, &mut all).await;
     connections_are_counted(&proxy).await;
     let shard = &bed.endpoints.shards[0];
+    servers_know_their_place(&bed, &shard.members[0]).await;
     let rows: Option<u64> =
         admin(&shard.members[0]).await.query_first("SELECT COUNT(*) FROM usher.ownership").await.unwrap();
     assert_eq!(rows, Some(1));
     proxy.stop().await;
+}
+
+/// Whatever came past the proxy's own checks: its account must not write what the guarantees rest on.
+async fn servers_know_their_place(bed: &Bed, server: &ServerEndpoint) {
+    let login = Login::new(server.port, "usher_px1", &bed.proxy_password(1));
+    let mut conn = login.connect().await.unwrap();
+    conn.query_drop("SELECT 1 FROM usher.ownership LOCK IN SHARE MODE").await.unwrap();
+    conn.query_drop("UPDATE usher.heartbeat SET ts = ts").await.unwrap();
+    for sql in [
+        "UPDATE usher.ownership SET own_gen = own_gen + 1",
+        "DELETE FROM usher.ownership",
+        "TRUNCATE usher.ownership",
+        "DROP TABLE usher.heartbeat",
+        "DROP DATABASE usher",
+        "CREATE TABLE usher.x (a INT)",
+        "CREATE USER evil",
+        "DELETE FROM mysql.global_priv",
+        "DROP DATABASE mysql",
+    ] {
+        let code = code(&conn.query_drop(sql).await);
+        assert!([1044, 1142, 1227].contains(&code), "{sql}: {code}");
+    }
 }
 
 async fn connections_are_counted(proxy: &Proxy) {

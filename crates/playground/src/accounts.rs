@@ -13,7 +13,9 @@ pub(crate) const REPLICATION: &str = "usher_repl";
 /// the binary log.
 const PROXY_PRIVILEGES: &str = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, INDEX, ALTER, REFERENCES, \
      CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE, CREATE VIEW, SHOW VIEW, CREATE ROUTINE, ALTER ROUTINE, \
-     EVENT, TRIGGER, PROCESS, SHOW DATABASES, REPLICATION CLIENT";
+     EVENT, TRIGGER";
+/// What it may do with the server.
+const PROXY_SERVER_PRIVILEGES: &str = "PROCESS, SHOW DATABASES, REPLICATION CLIENT";
 
 /// The account of proxy number `n` (from 1); each proxy instance has its own, so that one can be revoked alone.
 pub(crate) fn proxy(n: usize) -> String {
@@ -36,15 +38,45 @@ pub(crate) fn statements(server: Server, secrets: &Secrets) -> String {
         Server::Mysql => ("", format!("ALTER USER root@localhost IDENTIFIED BY '{}';\n", secrets.admin), ""),
     };
     let mut sql = format!("{first}{root}");
-    let mut add = |user: &str, password: &str, privileges: &str| {
-        sql +=
-            &format!("CREATE USER '{user}'@'%' {plugin} '{password}';\nGRANT {privileges} TO '{user}'@'%'");
-        sql += if user == ADMIN { " WITH GRANT OPTION;\n" } else { ";\n" };
+    let account = |user: &str, password: &str, privileges: &str| {
+        let option = if user == ADMIN { " WITH GRANT OPTION" } else { "" };
+        format!(
+            "CREATE USER '{user}'@'%' {plugin} '{password}';\nGRANT {privileges} TO '{user}'@'%'{option};\n"
+        )
     };
-    add(ADMIN, &secrets.admin, "ALL PRIVILEGES ON *.*");
-    add(REPLICATION, &secrets.replication, "REPLICATION SLAVE ON *.*");
+    sql += &account(ADMIN, &secrets.admin, "ALL PRIVILEGES ON *.*");
+    sql += &account(REPLICATION, &secrets.replication, "REPLICATION SLAVE ON *.*");
     for (n, password) in (1..).zip(&secrets.proxies) {
-        add(&proxy(n), password, &format!("{PROXY_PRIVILEGES}{extra} ON *.*"));
+        let user = proxy(n);
+        match server {
+            Server::Mariadb => {
+                sql += &account(&user, password, &format!("{PROXY_SERVER_PRIVILEGES}{extra} ON *.*"));
+                sql += &proxy_grants(&user);
+            }
+            // MySQL is to give up patterns of databases, and has nothing that takes away from *.* by default.
+            Server::Mysql => {
+                let all = format!("{PROXY_PRIVILEGES}, {PROXY_SERVER_PRIVILEGES}{extra} ON *.*");
+                sql += &account(&user, password, &all);
+            }
+        }
+    }
+    sql
+}
+
+/// The rights of a proxy's account on all databases but usher's own and the server's. Of several patterns that fit a
+/// database the closest counts alone, so the narrow grants take away what the wide one gives.
+fn proxy_grants(user: &str) -> String {
+    let mut sql = String::new();
+    for (privileges, on) in [
+        (PROXY_PRIVILEGES, "`%`.*"),
+        // To read the fence, and to lock it against the mover.
+        ("SELECT, LOCK TABLES", "`usher`.*"),
+        // CREATE, as the table may not be there yet.
+        ("CREATE, UPDATE", "`usher`.`heartbeat`"),
+        ("SELECT", "`mysql`.*"),
+        ("SELECT, EXECUTE", "`sys`.*"),
+    ] {
+        sql += &format!("GRANT {privileges} ON {on} TO '{user}'@'%';\n");
     }
     sql
 }
