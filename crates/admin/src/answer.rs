@@ -49,6 +49,7 @@ impl From<DirectoryError> for Problem {
                 (StatusCode::SERVICE_UNAVAILABLE, "server-unavailable")
             }
             DirectoryError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            DirectoryError::SchemaChange { .. } => (StatusCode::CONFLICT, "schema-change"),
             DirectoryError::NotDrained { .. } | DirectoryError::LeftOver { .. } => {
                 (StatusCode::CONFLICT, "not-drained")
             }

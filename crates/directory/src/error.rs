@@ -34,6 +34,12 @@ pub enum Error {
     /// A row was not in the state that the change needs: somebody else changed it first. Nothing was changed.
     #[error("{0}")]
     Conflict(String),
+    /// Sharded tables are being changed; nothing else that concerns them may begin.
+    #[error("a schema change of sharded tables is under way ({statement}); try again when it is over")]
+    SchemaChange {
+        /// How it begins.
+        statement: String,
+    },
     /// A proxy is alive but work it began under an older version has not ended in time.
     #[error("proxy {proxy} has not drained version {version} within {after_ms} ms")]
     NotDrained {

@@ -16,6 +16,7 @@ pub mod server;
 mod state;
 mod text_enum;
 
+mod abandoned;
 mod accounts;
 mod fallback;
 mod l1;
@@ -25,6 +26,7 @@ mod pins;
 mod place;
 mod sequences;
 
+pub use abandoned::end_abandoned_schema_change;
 pub use directory::Directory;
 pub use error::{Error, Result};
 pub use global::Global;

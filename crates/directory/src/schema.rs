@@ -14,6 +14,7 @@ type Migrations = &'static [(u32, &'static str, &'static str)];
 const GLOBAL: Migrations = &[
     (1, "initial", include_str!("../../../schema/global/0001-initial.sql")),
     (2, "left-over-connections", include_str!("../../../schema/global/0002-left-over-connections.sql")),
+    (3, "schema-change", include_str!("../../../schema/global/0003-schema-change.sql")),
 ];
 const SHARD: Migrations = &[(1, "initial", include_str!("../../../schema/shard/0001-initial.sql"))];
 

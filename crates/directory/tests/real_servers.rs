@@ -7,9 +7,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Deployment, Memcache, limits, until};
+use mysql_async::prelude::Queryable;
+use support::{Deployment, Memcache, PROXY_ACCOUNT, limits, until};
+use usher_directory::barrier::Patience;
 use usher_directory::rows::{self, DirectoryChange, MoveMode, MoveUpdate, NewMove};
-use usher_directory::{EntityState, Error, State, schema};
+use usher_directory::{EntityState, Error, State, end_abandoned_schema_change, schema};
 use usher_topology::{Epoch, Generation, Key, MoveId, ShardId, ShardState};
 
 fn user(id: u32) -> Key {
@@ -446,4 +448,52 @@ async fn a_late_placing_does_not_bring_back_a_user_who_left() {
         let owned = server.value::<u64>("SELECT COUNT(*) FROM usher.ownership WHERE state = 'owned'").await;
         assert_eq!(owned, Some(0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schema_changes_and_moves_exclude_each_other() {
+    let deployment = Deployment::fresh().await;
+    let (global, directory) = (deployment.access(), deployment.directory(&[]).await);
+    let key = user(1);
+    let placed = directory.place(&key).await.unwrap();
+    let change = rows::begin_schema_change(&global, PROXY_ACCOUNT.0, "ALTER TABLE t").await.unwrap();
+    let refused = rows::insert_move(&global, &new_move(&key, placed.shard)).await.unwrap_err();
+    assert!(
+        matches!(&refused, Error::SchemaChange { statement } if statement == "ALTER TABLE t"),
+        "{refused}"
+    );
+    let second = rows::begin_schema_change(&global, "px2", "DROP TABLE t").await.unwrap_err();
+    assert_eq!(second, refused);
+    rows::end_schema_change(&global, change.ticket + 1).await.unwrap();
+    assert_eq!(rows::schema_change(&global).await.unwrap(), Some(change.clone()), "another one's ticket");
+    rows::end_schema_change(&global, change.ticket).await.unwrap();
+    rows::insert_move(&global, &new_move(&key, placed.shard)).await.unwrap();
+    let refused = rows::begin_schema_change(&global, PROXY_ACCOUNT.0, "ALTER TABLE t").await.unwrap_err();
+    assert!(refused.to_string().contains("of user 1 is under way"), "{refused}");
+}
+
+/// What a proxy that is gone may have left running is ended before a move may begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_change_of_a_proxy_that_is_gone_is_ended() {
+    let deployment = Deployment::fresh().await;
+    let global = deployment.access();
+    deployment
+        .global
+        .run("INSERT INTO usher.proxies (proxy_id, boot_id, account) VALUES ('p1', 7, 'px1')")
+        .await;
+    let patience = Patience::of(&limits());
+    rows::begin_schema_change(&global, PROXY_ACCOUNT.0, "ALTER TABLE t").await.unwrap();
+    assert!(!end_abandoned_schema_change(&global, patience).await.unwrap(), "its proxy lives");
+    let mut running = deployment.shards[1].conn(PROXY_ACCOUNT).await.unwrap();
+    deployment.global.run("UPDATE usher.proxies SET alive_at = NOW(3) - INTERVAL 1 HOUR").await;
+    assert!(end_abandoned_schema_change(&global, patience).await.unwrap(), "it is silent");
+    assert!(running.query_drop("SELECT 1").await.is_err());
+    assert_eq!(rows::schema_change(&global).await.unwrap(), None);
+
+    deployment.shards[1].run(&format!("ALTER USER {}@'%' ACCOUNT UNLOCK", PROXY_ACCOUNT.0)).await;
+    rows::begin_schema_change(&global, PROXY_ACCOUNT.0, "ALTER TABLE t").await.unwrap();
+    deployment.global.run("DELETE FROM usher.proxies").await;
+    let mut running = deployment.shards[1].conn(PROXY_ACCOUNT).await.unwrap();
+    assert!(end_abandoned_schema_change(&global, patience).await.unwrap(), "it has left");
+    assert!(running.query_drop("SELECT 1").await.is_err());
 }

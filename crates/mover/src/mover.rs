@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use usher_config::Limits;
+use usher_directory::barrier::Patience;
 use usher_directory::rows::{self, MoveMode, MoveRow, MoveUpdate, NewMove, Want};
 use usher_directory::{Directory, Error as DirectoryError, Global};
 use usher_topology::{Key, MoveId, ShardState};
@@ -102,7 +103,13 @@ impl Mover {
             started_by: start.by.chars().take(128).collect(),
             reason: start.reason.chars().take(255).collect(),
         };
-        match rows::insert_move(self.global(), &new).await {
+        let mut inserted = rows::insert_move(self.global(), &new).await;
+        if matches!(inserted, Err(DirectoryError::SchemaChange { .. }))
+            && usher_directory::end_abandoned_schema_change(self.global(), Patience::of(&self.limits)).await?
+        {
+            inserted = rows::insert_move(self.global(), &new).await;
+        }
+        match inserted {
             Ok((id, _)) => {
                 let detail = format!("move {id} to {}: {}", start.to, start.reason);
                 let subject = format!("user {}", start.key);

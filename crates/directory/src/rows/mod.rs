@@ -9,6 +9,7 @@ mod flips;
 mod history;
 pub(crate) mod moves;
 mod proxies;
+mod schema_change;
 mod sequences;
 mod shards;
 pub(crate) mod tables;
@@ -25,6 +26,7 @@ pub use moves::{
     renew_mover_lease, set_want, take_mover_lease, update_move,
 };
 pub use proxies::{ProxyRow, proxies};
+pub use schema_change::{SchemaChange, begin_schema_change, end_schema_change, schema_change};
 pub use sequences::{SequenceRow, ensure_sequence, jump_after_loss, sequences};
 pub use shards::{cas_shard_state, cas_shard_writer, cas_shard_writer_on, set_weight};
 pub use tables::{KeyType, TableKind, TableRow, TableState, delete_table, list_tables, upsert_table};

@@ -206,12 +206,18 @@ pub struct MoveUpdate {
 /// Registers a move and raises the version. Nothing of the entity changes yet.
 ///
 /// # Errors
-/// [`Error::Conflict`] when another move has the entity, when it does not live on `src`, or is not in the directory.
+/// [`Error::Conflict`] when another move has the entity, when it does not live on `src`, or is not in the directory;
+/// [`Error::SchemaChange`] while sharded tables are being changed.
 pub async fn insert_move(global: &Global, new: &NewMove) -> Result<(MoveId, u64)> {
     let key = new.key.to_string();
     let mut reason = String::new();
+    let mut changing: Option<String> = None;
     let done = transaction!(global, "registering a move", |conn| {
         let version = bump(conn).await?;
+        changing = conn.query_first("SELECT statement FROM usher.schema_change").await?;
+        if changing.is_some() {
+            return Ok(None);
+        }
         let at: Option<(u16, String)> = conn
             .exec_first(
                 "SELECT shard_id, state FROM usher.directory WHERE entity = 'user' AND entity_key = ? FOR UPDATE",
@@ -240,13 +246,14 @@ pub async fn insert_move(global: &Global, new: &NewMove) -> Result<(MoveId, u64)
         .await?;
         Ok(conn.last_insert_id().map(|id| (MoveId(id), version)))
     });
-    match done {
-        Ok(Some(done)) => Ok(done),
-        Ok(None) => Err(Error::Conflict(reason)),
-        Err(Error::Server { code: 1062, .. }) => {
+    match (done, changing) {
+        (Ok(None), Some(statement)) => Err(Error::SchemaChange { statement }),
+        (Ok(Some(done)), _) => Ok(done),
+        (Ok(None), None) => Err(Error::Conflict(reason)),
+        (Err(Error::Server { code: 1062, .. }), _) => {
             Err(Error::Conflict(format!("user {key} is being moved already")))
         }
-        Err(error) => Err(error),
+        (Err(error), _) => Err(error),
     }
 }
 
