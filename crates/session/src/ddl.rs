@@ -1,23 +1,35 @@
 //! Schema changes: what concerns sharded tables and databases happens on the global master and on every shard, and
 //! the catalog follows.
+//!
+//! One at a time, and none beside a move: a row in the global master sees to that ([`rows::begin_schema_change`]). A
+//! new table is in the catalog, as one that is being created, before it is on any server, and every proxy knows it by
+//! then: none can take it for an unsharded one. The change runs in a task of its own, so that a client who leaves does
+//! not end it half-way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use usher_backend::Settings;
+use usher_directory::barrier::{self, Patience, Scope};
+
 use usher_directory::rows::{self, KeyType, TableKind, TableRow, TableState};
-use usher_directory::{Error, State};
+use usher_directory::{Error, State, end_abandoned_schema_change, server};
 use usher_sql::ddl::{self, Ddl};
 use usher_sql::{DdlKind, Declaration, KeyType as SqlKeyType, Plan, Sharded, Table};
-use usher_topology::ShardId;
+use usher_topology::{Server, ShardId};
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, Order, Start, checkout_failure, said};
 use crate::query::{Text, is_temporary, unsupported};
 use crate::route::{Place, directory_failure};
 use crate::session::{Served, Session, Stop, Turn};
+use crate::shared::Shared;
 
 /// How long the other proxies are waited for to have read the catalog anew. One that takes longer serves the table
 /// by its old shape for a moment more, as it would have just before.
 const CATALOG_WAIT: Duration = Duration::from_secs(2);
+/// How often what could not be ended is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The table is there already.
 const TABLE_EXISTS: u16 = 1050;
 
@@ -57,8 +69,15 @@ impl Session {
         match self.effect(&parsed)? {
             None => self.run(order, turn).await,
             Some(catalog) => {
-                self.check_quiet(&state)?;
-                self.everywhere(text, catalog, &state).await?;
+                check_open(&state)?;
+                let change = Change {
+                    shared: Arc::clone(&self.shared),
+                    settings: Arc::clone(&self.settings),
+                    text: text.to_vec(),
+                    lost: None,
+                };
+                let work = tokio::spawn(change.make(catalog)).await;
+                work.map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))??;
                 self.answer_ok(turn).await
             }
         }
@@ -136,46 +155,84 @@ impl Session {
         }
         Ok(Catalog::Created(Box::new(table_row(schema, table.name.clone(), &entry))))
     }
+}
 
-    /// Moves copy rows by the catalog, so it must stand still while they run; and every shard must take the change.
-    fn check_quiet(&self, state: &State) -> Result<(), Stop> {
-        if let Some((key, moving)) = state.moving.iter().next() {
-            let note = format!("move {} of user {key} is under way; wait for it or abort it", moving.row.id);
-            return Err(refused(&note));
+/// Every shard must take the change.
+fn check_open(state: &State) -> Result<(), Stop> {
+    match state.topology.shards.iter().find(|shard| shard.state != usher_topology::ShardState::Rw) {
+        Some(shard) => Err(refused(&format!("shard {} is not open for writes", shard.name))),
+        None => Ok(()),
+    }
+}
+
+/// One change on its way.
+struct Change {
+    shared: Arc<Shared>,
+    settings: Arc<Settings>,
+    text: Vec<u8>,
+    /// Where the change may still be running although nobody hears of it: server and connection.
+    lost: Option<(Server, u64)>,
+}
+
+impl Change {
+    /// Makes it, alone.
+    async fn make(mut self, catalog: Catalog) -> Result<(), Stop> {
+        let ticket = self.begin().await?;
+        let made = self.everywhere(catalog).await;
+        let lost = self.lost.take();
+        if lost.is_some() || end(&self.shared, ticket, None).await.is_err() {
+            tokio::spawn(end_at_last(self.shared, ticket, lost));
         }
-        match state.topology.shards.iter().find(|shard| shard.state != usher_topology::ShardState::Rw) {
-            Some(shard) => Err(refused(&format!("shard {} is not open for writes", shard.name))),
-            None => Ok(()),
+        made
+    }
+
+    async fn begin(&self) -> Result<u64, Stop> {
+        let (global, account) = (self.shared.directory.global(), &self.shared.account);
+        let text = String::from_utf8_lossy(&self.text);
+        let mut begun = rows::begin_schema_change(global, account, &text).await;
+        if matches!(begun, Err(Error::SchemaChange { .. }))
+            && let Ok(true) = end_abandoned_schema_change(global, Patience::of(&self.shared.limits)).await
+        {
+            begun = rows::begin_schema_change(global, account, &text).await;
+        }
+        match begun {
+            Ok(change) => Ok(change.ticket),
+            Err(error @ (Error::SchemaChange { .. } | Error::Conflict(_))) => {
+                Err(refused(&error.to_string()))
+            }
+            Err(error) => Err(directory_failure(&error).into()),
         }
     }
 
-    async fn everywhere(&mut self, text: &[u8], catalog: Catalog, state: &State) -> Result<(), Stop> {
-        let global = self.shared.directory.global();
-        let (resumed, announced) = match &catalog {
-            Catalog::Created(row) => {
-                let begun = rows::list_tables(global).await.map_err(|error| directory_failure(&error))?;
-                let before =
-                    begun.iter().find(|other| (&other.schema, &other.name) == (&row.schema, &row.name));
-                let resumed = before.is_some_and(|other| other.state == TableState::Creating);
-                let announced = before.is_none();
-                if announced {
-                    let mut begun = TableRow::clone(row);
-                    begun.state = TableState::Creating;
-                    rows::upsert_table(global, &begun).await.map_err(|error| directory_failure(&error))?;
-                }
-                (resumed, announced)
+    async fn everywhere(&mut self, catalog: Catalog) -> Result<(), Stop> {
+        let (mut resumed, mut announced) = (false, None);
+        if let Catalog::Created(row) = &catalog {
+            let tables = rows::list_tables(self.shared.directory.global()).await;
+            let tables = tables.map_err(|error| directory_failure(&error))?;
+            let before = tables.iter().find(|other| (&other.schema, &other.name) == (&row.schema, &row.name));
+            resumed = before.is_some_and(|other| other.state == TableState::Creating);
+            if before.is_none() && self.is_on_global(row).await? {
+                return Err(unsupported(
+                    "sharding a table that exists; create it anew with its comment and copy the rows",
+                ));
             }
-            _ => (false, false),
-        };
-        let mut done: Vec<&str> = Vec::new();
+            if before.is_none_or(|other| other.state == TableState::Creating) {
+                announced = before.is_none().then(|| row.clone());
+                if let Err(error) = self.announce(row).await {
+                    self.withdraw(announced.as_deref()).await;
+                    return Err(refused(&error.to_string()));
+                }
+            }
+        }
+        let mut done: Vec<String> = Vec::new();
+        let state = self.shared.directory.state();
         for shard in &state.topology.shards {
-            match self.on_shard(text, shard.id, resumed).await {
-                Ok(()) => done.push(&shard.name),
+            match self.on_shard(shard.id, resumed).await {
+                Ok(()) => done.push(shard.name.clone()),
                 Err(stop) if done.is_empty() => {
-                    if let (Catalog::Created(row), true) = (&catalog, announced) {
-                        // Nothing was created: the name stays free.
-                        let _ =
-                            rows::delete_table(self.shared.directory.global(), &row.schema, &row.name).await;
+                    // Nothing was created: the name stays free.
+                    if self.lost.is_none() {
+                        self.withdraw(announced.as_deref()).await;
                     }
                     return Err(stop);
                 }
@@ -185,7 +242,31 @@ impl Session {
         self.record(catalog).await.map_err(|error| Stop::from(directory_failure(&error)))
     }
 
-    async fn on_shard(&self, text: &[u8], shard: ShardId, resumed: bool) -> Result<(), Stop> {
+    /// Every proxy knows of the table, and nothing that was planned without it is under way, before it is anywhere.
+    async fn announce(&self, row: &TableRow) -> Result<(), Error> {
+        let global = self.shared.directory.global();
+        let begun = TableRow { state: TableState::Creating, ..row.clone() };
+        let version = rows::upsert_table(global, &begun).await?;
+        let scope = Scope { shards: vec![ShardId::GLOBAL], dead: Vec::new() };
+        barrier::pass(global, version, Patience::of(&self.shared.limits), &scope, &mut |_| ()).await?;
+        Ok(())
+    }
+
+    /// Whether there is an unsharded table of that name, whose rows would be out of sight.
+    async fn is_on_global(&self, row: &TableRow) -> Result<bool, Stop> {
+        let columns = self.columns_of(&row.schema, &row.name).await;
+        let failed = |reason| Failure::new(ErrorId::ShardUnreachable).note(reason).safe_to_retry();
+        Ok(!columns.map_err(failed)?.is_empty())
+    }
+
+    async fn withdraw(&self, announced: Option<&TableRow>) {
+        if let Some(row) = announced {
+            // Left there, it is taken up by the next CREATE TABLE of that name.
+            let _ = rows::delete_table(self.shared.directory.global(), &row.schema, &row.name).await;
+        }
+    }
+
+    async fn on_shard(&mut self, shard: ShardId, resumed: bool) -> Result<(), Stop> {
         let state = self.shared.directory.state();
         let writer = state.topology.shard(shard).map(|shard| shard.writer);
         let writer = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
@@ -194,7 +275,7 @@ impl Session {
             usher_backend::BackendError::Settings { payload, .. } => Stop::Pass(payload),
             error => checkout_failure(&error).into(),
         })?;
-        match said(lent.query(text).await) {
+        match said(lent.query(&self.text).await) {
             Ok(_) => Ok(()),
             Err(Start::Refused(TABLE_EXISTS, _)) if resumed => Ok(()),
             Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
@@ -203,6 +284,7 @@ impl Session {
                     .field("server", &lent.server().name)
                     .note(fault.to_string())
                     .executed(Executed::Unknown);
+                self.lost = Some((lent.server().clone(), u64::from(lent.thread_id())));
                 lent.discard();
                 Err(failure.into())
             }
@@ -210,7 +292,7 @@ impl Session {
     }
 
     /// The servers have done their part: the catalog follows, and this proxy and the others learn of it.
-    async fn record(&mut self, catalog: Catalog) -> Result<(), Error> {
+    async fn record(&self, catalog: Catalog) -> Result<(), Error> {
         let global = self.shared.directory.global();
         let mut version = 0;
         match catalog {
@@ -294,6 +376,30 @@ impl Session {
     }
 }
 
+/// The change is over: nothing of it runs anywhere.
+async fn end(shared: &Shared, ticket: u64, lost: Option<&(Server, u64)>) -> Result<(), Error> {
+    let global = shared.directory.global();
+    if let Some((server, connection)) = lost {
+        let mut conn = global.server_conn(server).await?;
+        let processes = global.server_bounded(&server.name, server::processes(&mut conn)).await?;
+        let runs = |process: &server::Process| {
+            process.id == *connection && process.user == shared.account && process.command != "Sleep"
+        };
+        if processes.iter().any(runs) {
+            return Err(Error::Conflict(format!("it still runs on {}", server.name)));
+        }
+    }
+    rows::end_schema_change(global, ticket).await
+}
+
+/// Until then no move and no other change may begin; where this process ends first, theirs finds that out.
+async fn end_at_last(shared: Arc<Shared>, ticket: u64, lost: Option<(Server, u64)>) {
+    while let Err(error) = end(&shared, ticket, lost.as_ref()).await {
+        tracing::warn!(%error, "a schema change is not over yet");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Whether the catalog has a type for these keys. Another one would take two users for one, and a move of that one
 /// would find no rows.
 fn is_kept(key_type: SqlKeyType) -> bool {
@@ -329,7 +435,7 @@ fn refused(note: &str) -> Stop {
 }
 
 /// The change stands on some servers and not on others.
-fn partly(stop: &Stop, done: &[&str], failed: &str) -> Stop {
+fn partly(stop: &Stop, done: &[String], failed: &str) -> Stop {
     let why = match stop {
         Stop::Fail(failure) => failure.message(),
         Stop::Pass(payload) => usher_wire::packet::ErrPacket::parse(payload)

@@ -89,7 +89,29 @@ enum Verdict {
 
 impl Session {
     /// Runs a statement where it belongs and answers the client.
-    pub(crate) async fn run(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
+    pub(crate) async fn run(&mut self, order: Order<'_>, turn: Turn) -> Served {
+        if order.plan.is_write && order.key.is_none() && order.place.shard.is_global() {
+            return Box::pin(self.run_unsharded(order, turn)).await;
+        }
+        self.run_placed(order, turn).await
+    }
+
+    /// A write that is unsharded by the catalog it was planned by. Whoever makes a sharded table of that name waits for
+    /// it, and it waits for nobody: planned before and sent after, its rows would never be seen again.
+    async fn run_unsharded(&mut self, order: Order<'_>, turn: Turn) -> Served {
+        let shared = Arc::clone(&self.shared);
+        InFlight::unsharded(&self.slot, order.plan.catalog);
+        let served = if shared.catalog.load().version() == order.plan.catalog {
+            self.run_placed(order, turn).await
+        } else {
+            let why = Failure::new(ErrorId::CatalogChanged).executed(Executed::No);
+            Err(why.note("the tables changed while it was on its way").safe_to_retry().into())
+        };
+        shared.in_flight.unsharded_over(&self.slot);
+        served
+    }
+
+    async fn run_placed(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
         self.kept = None;
         if !self.next_transaction.is_empty() && !begins_transaction(order.plan) {
             return Box::pin(self.run_aside(order, turn)).await;

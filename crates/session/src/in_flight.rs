@@ -20,6 +20,8 @@ struct Flight {
     /// The state's version under which it was let in.
     version: u64,
     keys: Vec<Key>,
+    /// The catalog by which an unsharded write was planned that is under way.
+    planned: Option<u64>,
 }
 
 /// One session's entry.
@@ -39,11 +41,13 @@ pub(crate) struct InFlight {
 pub(crate) struct Scope {
     pub(crate) keys: HashSet<Key>,
     pub(crate) shards: HashSet<ShardId>,
+    /// Unsharded writes planned by an older catalog than this: it may know their table as a sharded one.
+    pub(crate) catalog: Option<u64>,
 }
 
 impl Scope {
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.shards.is_empty()
+        self.keys.is_empty() && self.shards.is_empty() && self.catalog.is_none()
     }
 }
 
@@ -62,7 +66,21 @@ impl InFlight {
             slots.swap_remove(at);
         }
         drop(slots);
+        slot.0.lock().planned = None;
         self.leave(slot);
+        self.tell_waiting();
+    }
+
+    /// Tells that an unsharded write, planned by this version of the catalog, is about to be sent; ends with
+    /// [`InFlight::unsharded_over`]. The catalog must be looked at once more after this.
+    pub(crate) fn unsharded(slot: &Slot, catalog: u64) {
+        slot.0.lock().planned = Some(catalog);
+    }
+
+    /// It has been answered, or was not sent.
+    pub(crate) fn unsharded_over(&self, slot: &Slot) {
+        slot.0.lock().planned = None;
+        self.tell_waiting();
     }
 
     /// Tells that a write to `shard`, of `key` if known, is about to be sent. Further calls add keys.
@@ -125,6 +143,9 @@ impl InFlight {
 
 fn concerns(slot: &Slot, version: u64, scope: &Scope) -> bool {
     let flight = slot.0.lock();
+    if flight.planned.is_some_and(|planned| scope.catalog.is_some_and(|catalog| planned < catalog)) {
+        return true;
+    }
     let Some(shard) = flight.shard else { return false };
     flight.version < version
         && (scope.shards.contains(&shard) || flight.keys.iter().any(|key| scope.keys.contains(key)))
@@ -138,7 +159,25 @@ mod tests {
         Scope {
             keys: keys.iter().map(|key| Key::Int(*key)).collect(),
             shards: shards.iter().map(|shard| ShardId(*shard)).collect(),
+            catalog: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_new_catalog_waits_for_unsharded_writes_planned_without_it() {
+        let all = Arc::new(InFlight::default());
+        let (one, two) = (all.register(), all.register());
+        InFlight::unsharded(&one, 10);
+        InFlight::unsharded(&two, 12);
+        let waiter = {
+            let all = Arc::clone(&all);
+            let scope = Scope { catalog: Some(12), ..Scope::default() };
+            tokio::spawn(async move { all.drained(12, &scope).await })
+        };
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        all.unsharded_over(&one);
+        waiter.await.unwrap_or_else(|error| panic!("{error}"));
     }
 
     #[tokio::test]

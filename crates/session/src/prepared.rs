@@ -61,8 +61,13 @@ impl Session {
         }
         let mut literals = Vec::new();
         let digest = usher_sql::digest(text, self.mode, &mut literals);
-        let plan = self.plan(text, &digest);
+        let mut plan = self.plan(text, &digest);
         self.account.may(&plan, &self.shared.schemas)?;
+        while plan.creating.is_some() {
+            self.wait_for_table(&plan).await?;
+            plan = self.plan(text, &digest);
+            self.account.may(&plan, &self.shared.schemas)?;
+        }
         check_preparable(&plan)?;
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
@@ -76,7 +81,7 @@ impl Session {
             text: text.into(),
             literals: literals.into(),
             params: digest.params,
-            catalog: self.shared.catalog.load().version(),
+            catalog: plan.catalog,
             plan,
             schema,
             server_text,
@@ -185,10 +190,22 @@ impl Session {
             self.plan_again(prepared)?;
         }
         self.account.may(&prepared.plan, &self.shared.schemas)?;
+        while prepared.plan.creating.is_some() {
+            self.wait_for_table(&prepared.plan).await?;
+            self.plan_again(prepared)?;
+            self.account.may(&prepared.plan, &self.shared.schemas)?;
+        }
         if prepared.schema.as_deref() != self.settings.schema() {
             return Box::pin(self.execute_in_its_schema(prepared, raw, joined, turn)).await;
         }
-        self.execute_here(prepared, raw, joined, turn).await
+        match self.execute_here(prepared, raw, joined, turn).await {
+            Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
+                self.plan_again(prepared)?;
+                self.account.may(&prepared.plan, &self.shared.schemas)?;
+                self.execute_here(prepared, raw, joined, turn).await
+            }
+            served => served,
+        }
     }
 
     /// A statement keeps the default schema that it was prepared in.
@@ -232,8 +249,8 @@ impl Session {
                 .note("the table has changed; prepare again")
                 .into());
         }
+        prepared.catalog = plan.catalog;
         prepared.plan = plan;
-        prepared.catalog = catalog.version();
         Ok(())
     }
 

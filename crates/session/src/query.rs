@@ -11,9 +11,10 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order};
+use crate::hold::Hold;
 use crate::insert::Insert;
 use crate::route::{Place, Values, directory_failure};
-use crate::session::{Served, Session, Stop, Turn};
+use crate::session::{Served, Session, Stop, Transaction, Turn};
 
 /// A statement as it came.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +109,9 @@ impl Session {
             self.ran_on = None;
         }
         self.account.may(&plan, &self.shared.schemas)?;
+        if plan.creating.is_some() {
+            return Box::pin(self.once_created(statement, plan, turn)).await;
+        }
         let hints = &statement.digest.hints;
         if !hints.is_empty() {
             return Box::pin(self.hinted(statement, &plan, turn)).await;
@@ -122,7 +126,12 @@ impl Session {
                 self.insert_text(statement, &plan, turn).await
             }
             (kind, Target::Global) if is_plain(kind) && !plan.uses.found_rows => {
-                self.global(&plan, statement, turn).await
+                match self.global(&plan, statement, turn).await {
+                    Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
+                        Box::pin(self.statement(statement, turn)).await
+                    }
+                    served => served,
+                }
             }
             _ => Box::pin(self.unusual(statement, plan, turn)).await,
         }
@@ -132,6 +141,36 @@ impl Session {
         let schema = (self.settings.schema(), self.schema_hash);
         let catalog = self.shared.catalog.load();
         self.shared.plans.plan(text, digest, schema, self.mode, &catalog, &self.shared.metrics)
+    }
+
+    /// A statement on a table that is not on every server yet.
+    #[cold]
+    async fn once_created(&mut self, statement: Text<'_>, plan: Arc<Plan>, turn: Turn) -> Served {
+        self.wait_for_table(&plan).await?;
+        self.statement(statement, turn).await
+    }
+
+    /// Waits until the table that the plan waits for is there, or is not being created any more.
+    ///
+    /// # Errors
+    /// The statement's failure when its time is up.
+    #[cold]
+    pub(crate) async fn wait_for_table(&self, plan: &Plan) -> Result<(), Failure> {
+        let Some(table) = plan.creating.as_deref() else { return Ok(()) };
+        let note = format!(
+            "table {table} is being created; if that has failed, send the CREATE TABLE again or DROP TABLE IF EXISTS"
+        );
+        let why = Failure::new(ErrorId::HoldExpired).note(note);
+        let mut hold = Hold::new(&self.shared, self.transaction != Transaction::None);
+        let schema = table.schema.as_deref().unwrap_or_default();
+        loop {
+            let version = self.shared.directory.state().version;
+            if !self.shared.catalog.load().is_creating(schema, &table.name) {
+                return Ok(());
+            }
+            // The catalog follows the state a moment later.
+            hold.wait_moment(version, &why).await?;
+        }
     }
 
     pub(crate) fn values<'a>(&self, statement: Text<'a>) -> Values<'a> {

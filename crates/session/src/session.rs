@@ -123,6 +123,13 @@ pub(crate) enum Stop {
     End(End),
 }
 
+impl Stop {
+    /// Whether it is this failure of ours.
+    pub(crate) fn is_of(&self, id: ErrorId) -> bool {
+        matches!(self, Self::Fail(failure) if failure.id() == id)
+    }
+}
+
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Fail(failure)

@@ -55,6 +55,8 @@ pub struct Shared {
     pub(crate) key: Arc<ServerKey>,
     pub(crate) server_version: String,
     pub(crate) directory: Arc<Directory>,
+    /// This proxy's account on every server.
+    pub(crate) account: String,
     /// Connections to servers.
     pub pools: Pools,
     /// Health of servers.
@@ -89,6 +91,7 @@ impl Shared {
             tls: setup.tls.map(TlsAcceptor::from),
             key: setup.key,
             server_version: setup.server_version,
+            account: setup.backend.user.clone(),
             monitor: Monitor::new(setup.backend, limits.clone(), pools.cutter()),
             pools,
             plans: Plans::new(limits.plans_max),
@@ -161,7 +164,9 @@ impl Hooks for SessionHooks {
     fn drain(&self, old: Arc<State>, new: Arc<State>) -> BoxFuture<'static, ()> {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
-            let scope = scope(&old, &new);
+            let mut scope = scope(&old, &new);
+            // The newest rather than the new state's: writes planned from now on have it, so the wait ends.
+            scope.catalog = (old.tables != new.tables).then(|| shared.catalog.load().version());
             if !scope.is_empty() {
                 shared.in_flight.drained(new.version, &scope).await;
             }
@@ -198,12 +203,12 @@ fn scope(old: &State, new: &State) -> Scope {
         shard.state != ShardState::Rw
             || before.is_some_and(|before| (before.writer, before.epoch) != (shard.writer, shard.epoch))
     });
-    Scope { keys, shards: changed.map(|shard| shard.id).collect() }
+    Scope { keys, shards: changed.map(|shard| shard.id).collect(), catalog: None }
 }
 
 fn catalog(version: u64, rows: &[TableRow]) -> Catalog {
     let mut catalog = Catalog::new(version, false);
-    for row in rows.iter().filter(|row| row.state == TableState::Ready) {
+    for row in rows {
         let entry = match (row.kind, &row.key_column, row.key_type) {
             (TableKind::Sharded, Some(key_column), Some(key_type)) => Table::Sharded(Sharded {
                 key_column: key_column.clone(),
@@ -214,7 +219,10 @@ fn catalog(version: u64, rows: &[TableRow]) -> Catalog {
             (TableKind::Reference, ..) => Table::Reference { columns: row.columns.clone() },
             _ => Table::Unsharded,
         };
-        catalog.insert(&row.schema, &row.name, entry);
+        match row.state {
+            TableState::Ready => catalog.insert(&row.schema, &row.name, entry),
+            TableState::Creating => catalog.insert_creating(&row.schema, &row.name, entry),
+        }
     }
     catalog
 }

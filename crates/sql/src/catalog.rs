@@ -12,6 +12,8 @@ pub struct Catalog {
     fold_case: bool,
     schemas: HashMap<String, HashMap<String, Table>>,
     sharded_names: HashSet<Vec<u8>>,
+    /// Those that are not on every server yet, in no order.
+    creating: Vec<(String, String)>,
     count: usize,
 }
 
@@ -70,6 +72,22 @@ impl Catalog {
             self.sharded_names.insert(table.to_ascii_lowercase().into_bytes());
         }
         self.count += usize::from(self.schemas.entry(schema).or_default().insert(table, entry).is_none());
+    }
+
+    /// Adds a table that is being created: plans that name it say so.
+    pub fn insert_creating(&mut self, schema: &str, table: &str, entry: Table) {
+        self.insert(schema, table, entry);
+        self.creating.push((self.fold(schema).into_owned(), self.fold(table).into_owned()));
+    }
+
+    /// Whether the table is not on every server yet.
+    #[must_use]
+    pub fn is_creating(&self, schema: &str, table: &str) -> bool {
+        // None nearly always.
+        !self.creating.is_empty() && {
+            let (schema, table) = (self.fold(schema), self.fold(table));
+            self.creating.iter().any(|(s, t)| *s == schema && *t == table)
+        }
     }
 
     /// Counts changes; part of the plan cache's key.

@@ -119,6 +119,7 @@ errors! {
     SequenceUnavailable = 0602, 1467, "HY000", "no new id could be had from the sequence";
     PlacementRefused = 0603, 1644, "45000", "no shard takes new users";
     DirectoryBusy = 0604, 1205, "HY000", "too many directory look-ups are waiting";
+    CatalogChanged = 0605, 1412, "HY000", "the tables have changed; try again";
 
     RateLimit = 0701, 1226, "42000", "over the rate limit";
     ConcurrencyLimit = 0702, 1226, "42000", "over the limit of concurrent statements";

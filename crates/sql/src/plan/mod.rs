@@ -47,6 +47,10 @@ pub struct Plan {
     /// Tables of the statement as written, resolved with the default schema: for statistics, and for DDL. Empty
     /// where no sharded table is named and the statement is not DDL.
     pub tables: Vec<TableName>,
+    /// The one of `tables` that is being created, so that the statement has to wait; never for DDL.
+    pub creating: Option<Box<TableName>>,
+    /// Version of the catalog that this was made by.
+    pub catalog: u64,
     /// Number of literals, `?` included.
     pub literals: u32,
     /// Number of `?`.
@@ -312,7 +316,15 @@ pub enum RowValue {
 /// others each reference to a sharded table must be pinned to one user by conditions that every row has to meet.
 #[must_use]
 pub fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalog: &Catalog) -> Plan {
-    classify::plan(text, default_schema, mode, catalog)
+    let mut plan = classify::plan(text, default_schema, mode, catalog);
+    plan.catalog = catalog.version();
+    if !matches!(plan.kind, Kind::Ddl(_)) {
+        let creating = |table: &&TableName| {
+            table.schema.as_deref().is_some_and(|schema| catalog.is_creating(schema, &table.name))
+        };
+        plan.creating = plan.tables.iter().find(creating).cloned().map(Box::new);
+    }
+    plan
 }
 
 impl Plan {
@@ -344,6 +356,8 @@ impl Plan {
             reach: Reach::default(),
             insert: None,
             tables: Vec::new(),
+            creating: None,
+            catalog: 0,
             literals: 0,
             params: 0,
         }
