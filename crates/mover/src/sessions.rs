@@ -46,7 +46,7 @@ impl Sessions {
     pub(crate) async fn on(&self, server: &Server) -> Result<Session> {
         let kept = self.idle.lock().get_mut(&server.id).and_then(Vec::pop);
         if let Some(mut session) = kept
-            && session.conn.ping().await.is_ok()
+            && self.global.server_bounded(&session.server, session.conn.ping()).await.is_ok()
         {
             return Ok(session);
         }

@@ -343,19 +343,14 @@ impl Run {
         }
     }
 
-    /// Once every copy that answers has the rows, reads may go to copies again. A copy that does not answer takes no
-    /// reads either before its lag, measured from the writer, is below the limit, which is after this moment.
+    /// Once every copy has the rows, reads may go to copies again. One that does not answer here may answer proxies: as
+    /// long as it has not been seen to have the rows, they read this user from the writer.
     async fn settle(&self, now: &Picture) -> Result<()> {
         let dst = now.dst()?;
         let position = now.row.close_gtid.as_deref().unwrap_or_default();
         for copy in dst.servers.iter().filter(|server| server.id != dst.writer) {
-            match self.sessions.on(copy).await {
-                Ok(session) => has_executed(&self.sessions, session, position, self.limits.drain_ms).await?,
-                Err(error) => {
-                    tracing::warn!(move_id = %self.id, server = %copy.name, %error, "copy away while settling");
-                    tokio::time::sleep(Duration::from_millis(self.limits.lag_ms_max)).await;
-                }
-            }
+            let session = self.sessions.on(copy).await?;
+            has_executed(&self.sessions, session, position, self.limits.drain_ms).await?;
         }
         let change = DirectoryChange {
             state: Some(EntityState::Active),

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use support::{Ground, limits, start};
-use usher_directory::State;
 use usher_directory::rows::{self, MoveMode};
+use usher_directory::{EntityState, State};
 use usher_mover::{FAIL_POINTS, MoveError, Mover, Outcome, Phase, Refusal, StartMove};
 use usher_playground::Server as Kind;
 use usher_topology::{Key, MoveId, ShardState};
@@ -40,6 +40,7 @@ async fn all(ground: Ground) {
     text_keys_are_moved(&ground).await;
     a_delayed_purge_waits(&ground).await;
     a_flip_before_the_commit_is_noticed(&ground).await;
+    a_copy_that_is_away_keeps_the_user_settling(&ground).await;
     requests_are_checked(&ground).await;
     preflight_refuses_by_name(&ground).await;
     an_open_transaction_is_waited_for(&ground).await;
@@ -151,6 +152,26 @@ async fn a_delayed_purge_waits(ground: &Ground) {
 
     assert_eq!(mover.purge_now(id).await.unwrap(), Outcome::Finished);
     ground.assert_whole(&key, to, &rows, "purged").await;
+}
+
+/// It may answer proxies all the same, without the user's rows: nobody may read from it until it is seen to have them.
+async fn a_copy_that_is_away_keeps_the_user_settling(ground: &Ground) {
+    let (key, home) = ground.user(13).await;
+    let before = ground.rows_of(&home, &key).await;
+    let to = ground.other(&home).to_owned();
+    let id = ground.request(&key, &to).await;
+    ground.killed_at(id, "announced").await;
+    ground.signal_standby(&to, "-STOP");
+    let mover = ground.mover("m1");
+    let drive = tokio::spawn(async move { mover.drive(id).await });
+    // Longer than a connection is waited for and a copy may lag.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let state = rows::directory_row(ground.global(), &key).await.unwrap().unwrap().located.state;
+    let running = !drive.is_finished();
+    ground.signal_standby(&to, "-CONT");
+    assert_eq!((state, running), (EntityState::Settling, true));
+    assert_eq!(drive.await.unwrap().unwrap(), Outcome::Finished);
+    ground.assert_whole(&key, &to, &before, "settled").await;
 }
 
 async fn requests_are_checked(ground: &Ground) {

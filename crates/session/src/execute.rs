@@ -17,15 +17,13 @@ use usher_wire::stmt::Execute;
 
 use crate::hold::Hold;
 use crate::in_flight::InFlight;
-use crate::relay::{Broken, Outcome, Watch, interrupted};
+use crate::relay::{Broken, Outcome, Watch, interrupted, is_read_only};
 use crate::route::Place;
 use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
 use crate::text_prepare::Naming;
 use crate::user_vars::Owed;
 use crate::watermark::Needs;
 
-/// Read-only servers say so: MariaDB and MySQL 1290, MySQL in read-only mode 1836.
-const READ_ONLY: &[u16] = &[1290, 1836];
 /// The server no longer knows a prepared statement.
 const UNKNOWN_STATEMENT: u16 = 1243;
 /// Attempts of a read, each on another server where there is one.
@@ -404,7 +402,7 @@ impl Session {
                 lent.dirty = true;
                 return Ok(Tried::Later(Failure::new(ErrorId::FenceClosed)));
             }
-            Err(Start::Refused(code, _)) if READ_ONLY.contains(&code) => {
+            Err(Start::Refused(_, payload)) if is_read_only(&payload) => {
                 lent.dirty = true;
                 return Ok(Tried::Later(read_only(lent.server())));
             }
@@ -418,7 +416,9 @@ impl Session {
                 return Ok(Tried::Later(why.note(fault.to_string())));
             }
         }
-        let watch = Watch { intercept: READ_ONLY, insert_id: order.insert_id, hide_transaction: own };
+        // A procedure may have committed parts of its work before it came to that.
+        let intercept = !matches!(order.plan.kind, usher_sql::Kind::Call);
+        let watch = Watch { intercept, insert_id: order.insert_id, hide_transaction: own };
         match self.exchange(&mut lent, order, turn, watch).await {
             Ok(outcome) if outcome.intercepted.is_some() => {
                 // Nothing of this transaction has been done: it begins anew on the right server.
@@ -579,7 +579,7 @@ impl Session {
             }
             return Err(Failure::new(ErrorId::FenceClosed).safe_to_retry().into());
         }
-        let watch = Watch { intercept: &[], insert_id: order.insert_id, hide_transaction: own };
+        let watch = Watch { intercept: false, insert_id: order.insert_id, hide_transaction: own };
         match self.exchange(&mut bound.lent, order, turn, watch).await {
             Ok(outcome) if own => self.commit_own(&mut bound.lent, outcome).await.map(Some),
             Ok(outcome) => Ok(Some(outcome)),
@@ -731,7 +731,7 @@ impl Session {
         lent: &mut Lent,
         order: &mut Order<'_>,
         turn: Turn,
-        watch: Watch<'_>,
+        watch: Watch,
     ) -> Result<Outcome, Broken> {
         let uses = &order.plan.uses;
         if (uses.last_insert_id || uses.sets_last_insert_id)

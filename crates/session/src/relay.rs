@@ -15,9 +15,9 @@ use crate::session::{End, Session, Turn};
 
 /// What a relay looks out for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Watch<'a> {
-    /// Errors that are not passed on if they come first: the caller has a better way.
-    pub(crate) intercept: &'a [u16],
+pub(crate) struct Watch {
+    /// An error that says that the server is read-only is not passed on if it comes first: the caller has a better way.
+    pub(crate) intercept: bool,
     /// The generated id to report instead of the server's.
     pub(crate) insert_id: Option<u64>,
     /// The statement runs in a transaction of ours that the client does not know of.
@@ -71,7 +71,7 @@ impl Session {
         lent: &mut Lent,
         kind: Kind,
         turn: Turn,
-        watch: Watch<'_>,
+        watch: Watch,
     ) -> Result<Outcome, Broken> {
         let mut relay = Relay::with_seq(kind, self.form(), lent.answer_seq, turn.seq);
         let mut outcome = Outcome::default();
@@ -94,7 +94,7 @@ impl Session {
                     let payload = lent.buf.get(at).unwrap_or_default();
                     let parsed = ErrPacket::parse(payload).ok();
                     let code = parsed.as_ref().map_or(0, |error| error.code);
-                    if watch.intercept.contains(&code) && !forwarded && relay.ready() == 0 {
+                    if watch.intercept && is_read_only(payload) && !forwarded && relay.ready() == 0 {
                         outcome.intercepted = Some((code, payload.to_vec()));
                         lent.buf.clear();
                         lent.rest();
@@ -170,11 +170,27 @@ impl Session {
     }
 }
 
+/// Whether an error says that the server is read-only: 1290 says it of other options too, and names the option in
+/// every language.
+pub(crate) fn is_read_only(payload: &[u8]) -> bool {
+    const OPTION_PREVENTS_STATEMENT: u16 = 1290;
+    const READ_ONLY_MODE: u16 = 1836;
+    let Ok(error) = ErrPacket::parse(payload) else { return false };
+    match error.code {
+        READ_ONLY_MODE => true,
+        OPTION_PREVENTS_STATEMENT => {
+            let text = error.text();
+            text.contains("read-only") || text.contains("read_only")
+        }
+        _ => false,
+    }
+}
+
 fn server(fault: Fault, forwarded: bool, relay: &Relay) -> Broken {
     Broken::Server { fault, forwarded, seq: relay.is_between_packets().then(|| relay.client_seq()) }
 }
 
-fn edit<'a>(turn: Turn, watch: Watch<'_>, aside: Option<Status>, end: &OkEnd) -> OkEdit<'a> {
+fn edit<'a>(turn: Turn, watch: Watch, aside: Option<Status>, end: &OkEnd) -> OkEdit<'a> {
     let mut edit = OkEdit::default();
     if let Some(status) = aside {
         let of_transactions = Status::IN_TRANS.with(Status::AUTOCOMMIT);

@@ -37,6 +37,7 @@ fn transactions_keep_their_word() {
         note("keys in case", keys_in_case(&servers).await);
         note("prepared in two character sets", prepared_in_two_character_sets(&servers).await);
         note("prepared again and again", prepared_again_and_again(&servers).await);
+        note("what is not read-only", what_is_not_read_only(&servers).await);
         note("hints", hints(&servers).await);
         note("a locked user", a_locked_user(&servers, &config).await);
         proxy.stop().await;
@@ -187,6 +188,39 @@ async fn hints(servers: &Servers) -> Result<(), String> {
     conn.query_drop(format!("{hint} SELECT * FROM notes WHERE n = 7"))
         .await
         .map_err(|error| error.to_string())
+}
+
+/// 1290 says that some option forbids a statement: only --read-only is waited out, and a procedure is called once.
+async fn what_is_not_read_only(servers: &Servers) -> Result<(), String> {
+    let global = &servers.endpoints.global;
+    let mut master = admin(global.members.iter().find(|member| member.name == global.writer).unwrap()).await;
+    let database = &servers.endpoints.proxy.database;
+    let signal = |option: &str| {
+        format!(
+            "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1290, MESSAGE_TEXT = 'is running with the --{option} option'"
+        )
+    };
+    for statement in [
+        format!("USE {database}"),
+        "CREATE TABLE counted (n INT)".to_owned(),
+        "CREATE TABLE guarded (n INT)".to_owned(),
+        format!("CREATE TRIGGER guard BEFORE INSERT ON guarded FOR EACH ROW {}", signal("secure-file-priv")),
+        format!(
+            "CREATE PROCEDURE count_it() BEGIN INSERT INTO counted VALUES (1); {}; END",
+            signal("read-only")
+        ),
+    ] {
+        master.query_drop(statement).await.unwrap();
+    }
+    let mut conn = connect(servers).await;
+    let begun = Instant::now();
+    is(code(conn.query_drop("INSERT INTO guarded VALUES (1)").await), 1290)?;
+    is(code(conn.query_drop("CALL count_it()").await), 1290)?;
+    if begun.elapsed() > Duration::from_secs(5) {
+        return Err(format!("held for {:?}", begun.elapsed()));
+    }
+    let counted: Option<u64> = master.query_first("SELECT COUNT(*) FROM counted").await.unwrap();
+    if counted == Some(1) { Ok(()) } else { Err(format!("called {counted:?} times")) }
 }
 
 /// A user whose writes are refused may be read, and the transaction that has read it may not write it either.

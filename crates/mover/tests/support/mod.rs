@@ -13,7 +13,7 @@ use usher_config::{Config, Limits};
 use usher_directory::rows::{self, KeyType, MoveMode, MoveRow, TableKind, TableRow, TableState};
 use usher_directory::{Directory, EntityState, Global, Metrics, State};
 use usher_mover::{Mover, StartMove};
-use usher_playground::{Options, Playground, Server as Kind};
+use usher_playground::{Endpoints, Options, Playground, Server as Kind};
 use usher_topology::{Key, MoveId, Server, ShardId};
 
 /// Names of the environment that a child process is given.
@@ -25,6 +25,7 @@ pub(crate) struct Ground {
     pub(crate) kind: Kind,
     pub(crate) directory: Arc<Directory>,
     pub(crate) state: Arc<State>,
+    endpoints: Endpoints,
 }
 
 impl Drop for Ground {
@@ -62,11 +63,11 @@ impl Ground {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         let options = Options { replicas: 0, proxy: false, server: kind, ..Options::new(&dir) };
         let began = Instant::now();
-        Playground::up(options).await.unwrap();
+        let endpoints = Playground::up(options).await.unwrap();
         eprintln!("up: {:.1} s", began.elapsed().as_secs_f64());
         let directory = directory(&config(&dir));
         let state = directory.refresh().await.unwrap();
-        let mut ground = Self { dir, kind, directory, state };
+        let mut ground = Self { dir, kind, directory, state, endpoints };
         for (name, text_key, create) in tables(kind) {
             ground.add_table(name, text_key, &create).await;
         }
@@ -99,6 +100,14 @@ impl Ground {
 
     pub(crate) fn mover(&self, id: &str) -> Mover {
         Mover::new(Arc::clone(&self.directory), limits(), id)
+    }
+
+    /// Sends a signal to a shard's standby.
+    pub(crate) fn signal_standby(&self, shard: &str, signal: &str) {
+        let standby = &self.state.topology.shard_named(shard).unwrap().standby().unwrap().name;
+        let members = self.endpoints.shards.iter().flat_map(|shard| &shard.members);
+        let pid = members.into_iter().find(|member| member.name == *standby).unwrap().pid.to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     pub(crate) fn server(&self, shard: &str) -> Server {
