@@ -121,6 +121,10 @@ impl Session {
             return self.run_bound(at, order, turn).await;
         }
         if let Transaction::Open(shard) = self.transaction {
+            if order.key.is_some_and(|key| InFlight::has_key(&self.slot, key)) {
+                let left = Failure::new(ErrorId::FenceClosed);
+                return Err(left.executed(Executed::No).safe_to_retry().into());
+            }
             let state = self.shared.directory.state();
             let name = |id| state.topology.shard(id).map_or("?", |shard: &Shard| shard.name.as_str());
             return Err(Failure::new(ErrorId::CrossShardTransaction)
@@ -186,6 +190,7 @@ impl Session {
         // The transaction's entry and what it wrote are not this statement's to end.
         let entered = std::mem::take(&mut self.entered);
         let written = std::mem::take(&mut self.written);
+        let cleared = std::mem::take(&mut self.cleared);
         let next = std::mem::take(&mut self.next_transaction);
         let before = Arc::clone(&self.settings);
         let served = match bound {
@@ -193,7 +198,8 @@ impl Session {
             None => self.run_read(&mut order, turn).await,
         };
         self.aside = None;
-        (self.transaction, self.entered, self.written) = (in_transaction, entered, written);
+        (self.transaction, self.entered) = (in_transaction, entered);
+        (self.written, self.cleared) = (written, cleared);
         self.next_transaction = next;
         if Arc::ptr_eq(&self.settings, &before) {
             self.settings = own;
@@ -242,6 +248,7 @@ impl Session {
         let in_transaction = self.transaction != Transaction::None;
         let mut hold = Hold::new(&shared, in_transaction);
         loop {
+            self.cleared.clear();
             let leave =
                 self.admit(order, &mut hold).await.inspect_err(|_| shared.in_flight.leave(&self.slot))?;
             match self.try_on_writer(order, &leave, turn).await {
@@ -276,9 +283,7 @@ impl Session {
                 }
                 Verdict::Go(fence) => {
                     self.entered = true;
-                    // A read in a transaction lets no write of its user in.
-                    let key = order.key.filter(|_| order.writes());
-                    InFlight::enter(&self.slot, shard.id, key, state.version);
+                    InFlight::enter(&self.slot, shard.id, order.key, state.version);
                     let current = Arc::ptr_eq(&state, &self.shared.directory.state());
                     let there = current && self.is_still_there(&state, order).await?;
                     if there && Arc::ptr_eq(&state, &self.shared.directory.state()) {
@@ -397,7 +402,11 @@ impl Session {
             (begun, ..) => begun.map(|()| true),
         };
         match fenced {
-            Ok(true) => {}
+            Ok(true) => {
+                if let Some(key) = order.key.filter(|_| order.writes()) {
+                    self.cleared.push(key.clone());
+                }
+            }
             Ok(false) => {
                 lent.dirty = true;
                 return Ok(Tried::Later(Failure::new(ErrorId::FenceClosed)));
@@ -564,7 +573,17 @@ impl Session {
                 }
                 Admitted::Elsewhere => return Ok(None),
             },
-            false => None,
+            false => {
+                if let Some(key) = order.key.filter(|_| open) {
+                    InFlight::enter(
+                        &self.slot,
+                        bound.shard,
+                        Some(key),
+                        self.shared.directory.state().version,
+                    );
+                }
+                None
+            }
         };
         let own = fence.is_some() && self.autocommit && self.transaction == Transaction::None;
         if !open {
@@ -641,10 +660,14 @@ impl Session {
             return Ok(if here { Admitted::Here(leave.fence) } else { Admitted::Elsewhere });
         }
         match order.key {
-            Some(key) if !InFlight::has_key(&self.slot, key) => {
+            Some(key) if !self.cleared.contains(key) => {
+                // What the transaction has read stays in its slot: a move waits for it.
+                let touched = InFlight::has_key(&self.slot, key);
                 let admitted = self.admit_key(bound, key, order, &mut hold).await;
-                if !matches!(admitted, Ok(true)) {
-                    shared.in_flight.leave_key(&self.slot, key);
+                match admitted {
+                    Ok(true) => self.cleared.push(key.clone()),
+                    _ if touched => {}
+                    _ => shared.in_flight.leave_key(&self.slot, key),
                 }
                 Ok(if admitted? { Admitted::Here(None) } else { Admitted::Elsewhere })
             }
@@ -660,6 +683,7 @@ impl Session {
         order: &Order<'_>,
         hold: &mut Hold<'_>,
     ) -> Result<bool, Stop> {
+        let touched = InFlight::has_key(&self.slot, key);
         for _ in 0..ADMIT_ATTEMPTS {
             let state = self.shared.directory.state();
             self.entered = true;
@@ -680,8 +704,10 @@ impl Session {
                     if mode == MoveMode::Locked {
                         return Err(failure.into());
                     }
-                    // The cutover must not wait for this write while it waits for the cutover.
-                    self.shared.in_flight.leave_key(&self.slot, key);
+                    if !touched {
+                        // The cutover must not wait for this write while it waits for the cutover.
+                        self.shared.in_flight.leave_key(&self.slot, key);
+                    }
                     hold.wait_newer(state.version, &failure).await?;
                 }
             }
@@ -861,7 +887,7 @@ impl Session {
         } else if self.entered || self.transaction != Transaction::None {
             self.close_transaction(bound.shard, &outcome, failed);
         }
-        let owed = Owed {
+        let mut owed = Owed {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
             reported: outcome.insert_id,
@@ -869,6 +895,10 @@ impl Session {
             // Some rows may have been looked at before it failed.
             variables: plan.uses.writes_user_vars.clone(),
         };
+        // GET DIAGNOSTICS asks of the one before, and may itself assign a variable.
+        if let Some(before) = self.owed.take_if(|before| before.shard == owed.shard) {
+            owed.add(*before);
+        }
         let keep = outcome.warnings > 0 || failed || self.keeps;
         let seq = outcome.seq;
         let mut kept = Some(bound);

@@ -171,6 +171,8 @@ pub(crate) struct Session {
     pub(crate) transaction: Transaction,
     /// Keys written in the open transaction: their positions are learnt at its end.
     pub(crate) written: Vec<Key>,
+    /// Keys whose writes the open transaction may send: their lock and fence have been looked at.
+    pub(crate) cleared: Vec<Key>,
     pub(crate) bound: Vec<Bound>,
     /// The connection of the last statement, kept while its warnings may be asked for.
     pub(crate) kept: Option<Bound>,
@@ -239,6 +241,7 @@ impl Session {
             autocommit: true,
             transaction: Transaction::None,
             written: Vec::new(),
+            cleared: Vec::new(),
             bound: Vec::new(),
             kept: None,
             owed: None,
@@ -503,6 +506,7 @@ impl Session {
         self.transaction = Transaction::None;
         self.savepoints.clear();
         self.written.clear();
+        self.cleared.clear();
         self.entered = false;
         self.shared.in_flight.leave(&self.slot);
     }

@@ -36,6 +36,15 @@ impl Owed {
     pub(crate) fn is_nothing(&self) -> bool {
         !self.id && !self.found_rows && self.variables.is_empty()
     }
+
+    /// Takes over what is still owed of a statement before this one, on the same connection.
+    pub(crate) fn add(&mut self, before: Self) {
+        if before.id {
+            (self.id, self.reported) = (true, before.reported);
+        }
+        self.found_rows |= before.found_rows;
+        self.variables.extend(before.variables);
+    }
 }
 
 impl Session {
