@@ -9,6 +9,7 @@ mod instructions;
 mod leftovers;
 mod playground;
 mod shell;
+mod suites;
 mod table;
 mod test;
 mod tree;
@@ -34,6 +35,8 @@ enum Command {
     Ci,
     /// Measure the proxy against HAProxy and no proxy at all
     Bench(bench::Options),
+    /// Suites of others, directly against a server and through usher: what passes the one way only
+    Suites(suites::Options),
     /// Count the instructions of a statement's way and compare them with docs/instructions.txt
     Instructions(instructions::Options),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Ci => ci::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Suites(options) => suites::run_all(&options),
         Command::Instructions(options) => instructions::run(&options),
     };
     match outcome {

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use usher_config::Limits;
 use usher_topology::Server;
 use usher_wire::caps::Caps;
-use usher_wire::command::{COM_INIT_DB, COM_QUERY, COM_QUIT};
+use usher_wire::command::{COM_INIT_DB, COM_QUERY, COM_QUIT, COM_STATISTICS};
 use usher_wire::frame::{HEADER_LEN, Header, MAX_PAYLOAD, frame, write_packet};
 use usher_wire::handshake::{ConnectAttributes, Greeting};
 use usher_wire::login::{ClientAuth, Login, LoginStep};
@@ -59,6 +59,8 @@ pub struct Reply {
     pub affected_rows: u64,
     /// Generated id.
     pub last_insert_id: u64,
+    /// Warnings of the statement.
+    pub warnings: u16,
     /// The connection's status after it.
     pub status: Status,
     /// Where the statement's writes stand in the server's history, if the server told.
@@ -386,6 +388,7 @@ impl Conn {
                 Progress::Ok(end) => {
                     reply.affected_rows = end.affected_rows;
                     reply.last_insert_id = end.last_insert_id;
+                    reply.warnings = end.warnings;
                     reply.status = end.status;
                     reply.gtid = end.changes(&self.buf).find_map(|change| gtid_of(&change)).or(reply.gtid);
                     if end.rows_end {
@@ -416,6 +419,17 @@ impl Conn {
                 }
             }
         }
+    }
+
+    /// COM_STATISTICS: the server's line about itself.
+    ///
+    /// # Errors
+    /// As [`Conn::query`].
+    pub async fn statistics(&mut self) -> Result<Vec<u8>, Fault> {
+        self.send_command(COM_STATISTICS, &[]).await?;
+        let (text, _) = self.packet().await?;
+        self.rest();
+        Ok(text)
     }
 
     /// Brings the connection to `target`: a SET and a change of schema, sent together.

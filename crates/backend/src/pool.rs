@@ -91,10 +91,13 @@ impl Pools {
     /// none until [`Pools::reopen`].
     pub fn shut_out(&self) {
         self.shut.store(true, Ordering::SeqCst);
+        self.renew();
+    }
+
+    /// Settings of the servers have changed: connections made before are lent no more.
+    pub fn renew(&self) {
         for pool in self.pools.load().values() {
-            pool.era.fetch_add(1, Ordering::AcqRel);
-            let dropped: Vec<_> = std::mem::take(&mut *pool.idle.lock());
-            pool.count_closed(dropped.len());
+            pool.renew();
         }
     }
 
@@ -290,6 +293,13 @@ impl Pool {
         drop(idle);
         let cuts = std::mem::take(&mut *self.cuts.lock());
         cuts.iter().filter_map(Weak::upgrade).map(|cut| cut.cut()).count()
+    }
+
+    /// Closes every idle connection, and every lent one when it comes back.
+    fn renew(&self) {
+        self.era.fetch_add(1, Ordering::AcqRel);
+        let dropped: Vec<_> = std::mem::take(&mut *self.idle.lock());
+        self.count_closed(dropped.len());
     }
 
     /// Takes the idle connection used last that fits. Those that have died meanwhile are dropped on the way.

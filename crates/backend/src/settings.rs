@@ -188,6 +188,12 @@ impl SettingsBuilder {
         self
     }
 
+    /// No default schema: it was dropped. Only a connection that had none can have these settings.
+    pub fn leave_schema(&mut self) -> &mut Self {
+        self.schema = None;
+        self
+    }
+
     /// Sets what `SET NAMES` is called with, and forgets what it overwrites.
     pub fn names(&mut self, names: &str) -> &mut Self {
         self.names = names.into();

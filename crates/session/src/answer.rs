@@ -62,20 +62,35 @@ impl Session {
 
     /// COM_STATISTICS: one packet of text.
     pub(crate) async fn answer_statistics(&mut self, turn: Turn) -> Served {
+        let text = match self.servers_statistics().await {
+            Some(text) => text,
+            None => self.own_statistics().into_bytes(),
+        };
+        self.answer(turn, |mut answer, _| {
+            answer.packet(|out| out.extend_from_slice(&text));
+            Ok(answer.seq())
+        })
+        .await
+    }
+
+    /// What the global master says, as it also answers SHOW STATUS.
+    async fn servers_statistics(&self) -> Option<Vec<u8>> {
+        let state = self.shared.directory.state();
+        let writer = state.topology.shard(usher_topology::ShardId::GLOBAL)?.writer;
+        let mut lent = self.shared.pools.of(writer).ok()?.checkout(&self.settings).await.ok()?;
+        lent.statistics().await.ok()
+    }
+
+    fn own_statistics(&self) -> String {
         let metrics = &self.shared.metrics;
         let statements = metrics.to_writer.get() + metrics.to_copy.get() + metrics.in_proxy.get();
         let uptime = self.shared.started.elapsed().as_secs();
-        let text = format!(
+        format!(
             "Uptime: {uptime}  Threads: {}  Questions: {statements}  Slow queries: 0  Opens: 0  \
              Open tables: 0  Queries per second avg: {:.3}",
             metrics.clients.get(),
             statements as f64 / (uptime.max(1)) as f64,
-        );
-        self.answer(turn, |mut answer, _| {
-            answer.packet(|out| out.extend_from_slice(text.as_bytes()));
-            Ok(answer.seq())
-        })
-        .await
+        )
     }
 
     /// A result set of text columns.

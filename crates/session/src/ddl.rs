@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use usher_backend::Settings;
+use usher_backend::{BackendError, Lent, Reply, Settings};
 use usher_directory::barrier::{self, Patience, Scope};
 
 use usher_directory::rows::{self, KeyType, TableKind, TableRow, TableState};
@@ -17,12 +17,13 @@ use usher_directory::{Error, State, end_abandoned_schema_change, server};
 use usher_sql::ddl::{self, Ddl};
 use usher_sql::{DdlKind, Declaration, KeyType as SqlKeyType, Plan, Sharded, Table};
 use usher_topology::{Server, ShardId};
+use usher_wire::packet::OkPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, Order, Start, checkout_failure, said};
 use crate::query::{Text, is_temporary, unsupported};
 use crate::route::{Place, directory_failure};
-use crate::session::{Served, Session, Stop, Turn};
+use crate::session::{Bound, Served, Session, Stop, Turn};
 use crate::shared::Shared;
 
 /// How long the other proxies are waited for to have read the catalog anew. One that takes longer serves the table
@@ -70,17 +71,64 @@ impl Session {
             None => self.run(order, turn).await,
             Some(catalog) => {
                 check_open(&state)?;
+                let left = match &catalog {
+                    Catalog::DroppedSchema(name) => self.settings.schema() == Some(name),
+                    _ => false,
+                };
+                self.kept = None;
                 let change = Change {
                     shared: Arc::clone(&self.shared),
                     settings: Arc::clone(&self.settings),
                     text: text.to_vec(),
                     lost: None,
+                    held: Held(std::mem::take(&mut self.bound)),
                 };
                 let work = tokio::spawn(change.make(catalog)).await;
-                work.map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))??;
-                self.answer_ok(turn).await
+                let (made, mut held) =
+                    work.map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+                self.bound = std::mem::take(&mut held.0);
+                let (lent, reply) = made?;
+                let global = lent.map(|lent| Bound { shard: ShardId::GLOBAL, lent, pinned: false });
+                self.changed(global, left);
+                self.answer_change(&reply, turn).await
             }
         }
+    }
+
+    /// What the session has of a change that was made: the global master's connection with what there is to be asked
+    /// about it, and no schema if that is the one that was dropped.
+    fn changed(&mut self, global: Option<Bound>, left: bool) {
+        let held = self.bound.iter().position(|bound| bound.shard.is_global());
+        let mut global = global.or_else(|| held.map(|at| self.bound.swap_remove(at)));
+        if left {
+            self.settings = self.settings.edit().leave_schema().build();
+            self.schema_hash = self.shared.plans.schema_hash(None);
+            if let Some(bound) = &mut global {
+                bound.lent.settings = Arc::clone(&self.settings);
+            }
+        }
+        match global {
+            Some(bound) if bound.pinned => {
+                self.ran_on = Some(bound.shard);
+                self.bound.push(bound);
+            }
+            other => self.kept = other,
+        }
+    }
+
+    /// The global master's answer is the client's.
+    async fn answer_change(&mut self, reply: &Reply, turn: Turn) -> Served {
+        self.row_count = i64::try_from(reply.affected_rows).unwrap_or(i64::MAX);
+        self.answer(turn, |mut answer, status| {
+            answer.ok(&OkPacket {
+                status,
+                affected_rows: reply.affected_rows,
+                warnings: reply.warnings,
+                ..OkPacket::default()
+            });
+            Ok(answer.seq())
+        })
+        .await
     }
 
     /// What a change means for the catalog; `None` if it concerns the global master alone.
@@ -172,18 +220,35 @@ struct Change {
     text: Vec<u8>,
     /// Where the change may still be running although nobody hears of it: server and connection.
     lost: Option<(Server, u64)>,
+    held: Held,
+}
+
+/// The connections that the session holds, while a change goes on. It waits for no lock of theirs if it is made on
+/// them.
+struct Held(Vec<Bound>);
+
+impl Drop for Held {
+    /// The session has gone meanwhile.
+    fn drop(&mut self) {
+        for bound in &mut self.0 {
+            bound.lent.dirty = true;
+        }
+    }
 }
 
 impl Change {
     /// Makes it, alone.
-    async fn make(mut self, catalog: Catalog) -> Result<(), Stop> {
-        let ticket = self.begin().await?;
+    async fn make(mut self, catalog: Catalog) -> (Result<(Option<Lent>, Reply), Stop>, Held) {
+        let ticket = match self.begin().await {
+            Ok(ticket) => ticket,
+            Err(stop) => return (Err(stop), self.held),
+        };
         let made = self.everywhere(catalog).await;
         let lost = self.lost.take();
         if lost.is_some() || end(&self.shared, ticket, None).await.is_err() {
             tokio::spawn(end_at_last(self.shared, ticket, lost));
         }
-        made
+        (made, self.held)
     }
 
     async fn begin(&self) -> Result<u64, Stop> {
@@ -204,7 +269,8 @@ impl Change {
         }
     }
 
-    async fn everywhere(&mut self, catalog: Catalog) -> Result<(), Stop> {
+    /// The global master's answer, and its connection if the session did not hold one there.
+    async fn everywhere(&mut self, catalog: Catalog) -> Result<(Option<Lent>, Reply), Stop> {
         let (mut resumed, mut announced) = (false, None);
         if let Catalog::Created(row) = &catalog {
             let tables = rows::list_tables(self.shared.directory.global()).await;
@@ -225,10 +291,16 @@ impl Change {
             }
         }
         let mut done: Vec<String> = Vec::new();
+        let mut answer = None;
         let state = self.shared.directory.state();
         for shard in &state.topology.shards {
             match self.on_shard(shard.id, resumed).await {
-                Ok(()) => done.push(shard.name.clone()),
+                Ok(told) => {
+                    done.push(shard.name.clone());
+                    if shard.id.is_global() {
+                        answer = Some(told);
+                    }
+                }
                 Err(stop) if done.is_empty() => {
                     // Nothing was created: the name stays free.
                     if self.lost.is_none() {
@@ -239,7 +311,10 @@ impl Change {
                 Err(stop) => return Err(partly(&stop, &done, &shard.name)),
             }
         }
-        self.record(catalog).await.map_err(|error| Stop::from(directory_failure(&error)))
+        self.record(catalog).await.map_err(|error| Stop::from(directory_failure(&error)))?;
+        answer.ok_or_else(|| {
+            Failure::new(ErrorId::ShardUnreachable).note("the topology has no global master").into()
+        })
     }
 
     /// Every proxy knows of the table, and nothing that was planned without it is under way, before it is anywhere.
@@ -266,18 +341,32 @@ impl Change {
         }
     }
 
-    async fn on_shard(&mut self, shard: ShardId, resumed: bool) -> Result<(), Stop> {
+    /// On the connection that the session holds there, which is not returned, or on another.
+    async fn on_shard(&mut self, shard: ShardId, resumed: bool) -> Result<(Option<Lent>, Reply), Stop> {
+        if let Some(at) = self.held.0.iter().position(|bound| bound.shard == shard) {
+            let mut bound = self.held.0.swap_remove(at);
+            let told = match bound.lent.bring_to(&self.settings).await {
+                Ok(()) => self.change_on(&mut bound.lent, resumed).await,
+                Err(error) => Err(not_lent(error)),
+            };
+            if !bound.lent.is_discarded() {
+                self.held.0.push(bound);
+            }
+            return told.map(|reply| (None, reply));
+        }
         let state = self.shared.directory.state();
         let writer = state.topology.shard(shard).map(|shard| shard.writer);
         let writer = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
         let pool = self.shared.pools.of(writer).map_err(|error| checkout_failure(&error))?;
-        let mut lent = pool.checkout(&self.settings).await.map_err(|error| match error {
-            usher_backend::BackendError::Settings { payload, .. } => Stop::Pass(payload),
-            error => checkout_failure(&error).into(),
-        })?;
+        let mut lent = pool.checkout(&self.settings).await.map_err(not_lent)?;
+        let reply = self.change_on(&mut lent, resumed).await?;
+        Ok((Some(lent), reply))
+    }
+
+    async fn change_on(&mut self, lent: &mut Lent, resumed: bool) -> Result<Reply, Stop> {
         match said(lent.query(&self.text).await) {
-            Ok(_) => Ok(()),
-            Err(Start::Refused(TABLE_EXISTS, _)) if resumed => Ok(()),
+            Ok(reply) => Ok(reply),
+            Err(Start::Refused(TABLE_EXISTS, _)) if resumed => Ok(Reply::default()),
             Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
             Err(Start::Lost(fault)) => {
                 let failure = Failure::new(ErrorId::OutcomeUnknown)
@@ -406,6 +495,13 @@ fn is_kept(key_type: SqlKeyType) -> bool {
     match key_type {
         SqlKeyType::Int { .. } => true,
         SqlKeyType::Text(rule) => rule == usher_sql::TextRule::BINARY || rule.fold_case && rule.pad,
+    }
+}
+
+fn not_lent(error: BackendError) -> Stop {
+    match error {
+        BackendError::Settings { payload, .. } => Stop::Pass(payload),
+        error => checkout_failure(&error).into(),
     }
 }
 

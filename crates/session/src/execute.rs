@@ -47,6 +47,15 @@ pub(crate) enum Body<'a> {
     },
 }
 
+impl Body<'_> {
+    fn answer(&self) -> Kind {
+        match self {
+            Self::Text(_) | Self::Execute { .. } => Kind::Query,
+            Self::FieldList(_) => Kind::FieldList,
+        }
+    }
+}
+
 /// One statement to run.
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
@@ -62,6 +71,10 @@ pub(crate) struct Order<'a> {
 }
 
 impl Order<'_> {
+    fn loads_local_file(&self) -> bool {
+        matches!(self.plan.kind, usher_sql::Kind::Load { local: true })
+    }
+
     fn writes(&self) -> bool {
         self.plan.is_write || self.plan.needs_writer
     }
@@ -426,8 +439,14 @@ impl Session {
             }
         }
         // A procedure may have committed parts of its work before it came to that.
-        let intercept = !matches!(order.plan.kind, usher_sql::Kind::Call);
-        let watch = Watch { intercept, insert_id: order.insert_id, hide_transaction: own };
+        let intercept = order.plan.kind != PlanKind::Call;
+        let watch = Watch {
+            intercept,
+            insert_id: order.insert_id,
+            hide_transaction: own,
+            local_file: order.loads_local_file(),
+            several: order.plan.kind == PlanKind::Call,
+        };
         match self.exchange(&mut lent, order, turn, watch).await {
             Ok(outcome) if outcome.intercepted.is_some() => {
                 // Nothing of this transaction has been done: it begins anew on the right server.
@@ -598,7 +617,13 @@ impl Session {
             }
             return Err(Failure::new(ErrorId::FenceClosed).safe_to_retry().into());
         }
-        let watch = Watch { intercept: false, insert_id: order.insert_id, hide_transaction: own };
+        let watch = Watch {
+            intercept: false,
+            insert_id: order.insert_id,
+            hide_transaction: own,
+            local_file: order.loads_local_file(),
+            several: order.plan.kind == PlanKind::Call,
+        };
         match self.exchange(&mut bound.lent, order, turn, watch).await {
             Ok(outcome) if own => self.commit_own(&mut bound.lent, outcome).await.map(Some),
             Ok(outcome) => Ok(Some(outcome)),
@@ -767,6 +792,7 @@ impl Session {
             lent.query(set.as_bytes()).await.map_err(unsent)?;
             lent.last_insert_id = Some(self.last_insert_id);
         }
+        self.handle.runs_on(lent);
         if let Some(prelude) = &self.prelude {
             lent.query(prelude.as_bytes()).await.map_err(unsent)?;
         }
@@ -789,8 +815,8 @@ impl Session {
                 lent.send(packet).await.map_err(unsent)?;
             }
         }
-        let kind = if matches!(order.body, Body::FieldList(_)) { Kind::FieldList } else { Kind::Query };
-        let outcome = self.relay(lent, kind, turn, watch).await?;
+        let outcome = self.relay(lent, order.body.answer(), turn, watch).await?;
+        self.handle.rests(lent);
         if let Some(Naming::Gives(named)) = &self.naming {
             let hash = under(named.hash(), &lent.settings);
             match outcome.error {
@@ -1136,7 +1162,10 @@ fn leaves_state(plan: &Plan) -> bool {
     plan.uses.named_lock
         || matches!(
             plan.kind,
-            PlanKind::LockTables | PlanKind::Call | PlanKind::Ddl(DdlKind::CreateTemporaryTable)
+            PlanKind::LockTables
+                | PlanKind::Handler
+                | PlanKind::Call
+                | PlanKind::Ddl(DdlKind::CreateTemporaryTable)
         )
 }
 

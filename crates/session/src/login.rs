@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use usher_backend::{Settings, Stream, prepare_socket};
+use usher_backend::{BackendError, Settings, Stream, prepare_socket};
+use usher_topology::ShardId;
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
@@ -161,10 +162,31 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
         // Its first statement needs it.
         let _ = timeout_at(talk.deadline, shared.schemas.known()).await;
     }
+    if schema.is_some()
+        && let Err(payload) = check_schema(shared, &settings).await
+    {
+        // The login fails either way.
+        let _ = talk.send(|out| out.extend_from_slice(&payload)).await;
+        talk.stream.close().await;
+        return Err(End::Refused(ErrorId::UnknownDatabase));
+    }
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
     let write_max = Duration::from_millis(shared.limits.client_write_ms);
     let client = Client { stream: talk.stream, caps, id, salt, from, write_max };
     Ok(Session::start(Arc::clone(shared), client, (account, seat), settings))
+}
+
+/// Whether the schema exists, as far as a server can be asked: an idle connection that has it says so too. Fails with
+/// the server's words.
+async fn check_schema(shared: &Shared, settings: &Arc<Settings>) -> Result<(), Vec<u8>> {
+    let state = shared.directory.state();
+    let Some(global) = state.topology.shard(ShardId::GLOBAL) else { return Ok(()) };
+    let Ok(pool) = shared.pools.of(global.writer) else { return Ok(()) };
+    match pool.checkout(settings).await {
+        Err(BackendError::Settings { payload, .. }) => Err(payload),
+        // Whoever logs in while the global master is down may find another server up.
+        _ => Ok(()),
+    }
 }
 
 /// The handshake response, after TLS if the client asks for it.
@@ -231,7 +253,7 @@ async fn authenticate(
                 let using = if answer.is_empty() { "NO" } else { "YES" };
                 let note =
                     format!("Access denied for user '{name}'@'{}' (using password: {using})", from.ip());
-                let failure = Failure::new(ErrorId::AccessDenied).note(note);
+                let failure = Failure::new(ErrorId::AccessDenied).as_server(note);
                 return Err(talk.fail(&failure).await);
             }
         };

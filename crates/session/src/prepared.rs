@@ -7,6 +7,7 @@ use usher_sql::{Kind, Literal, LiteralKind, Plan, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::COM_STMT_PREPARE;
+use usher_wire::packet::ErrPacket;
 use usher_wire::relay::{Kind as AnswerKind, Progress, Relay};
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::stmt::{Execute, Param, ParamType};
@@ -324,6 +325,10 @@ impl Session {
             Some(packet) => packet.as_mut_slice(),
             None => raw,
         };
+        // A server may always send the rows at once instead of opening the cursor that was asked for.
+        if let Some(flags) = packet.get_mut(FLAGS_AT) {
+            *flags &= !CURSOR_FLAGS;
+        }
         let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet };
         let served = self.run_execute(&plan, key, body, insert, turn).await;
         if let Some(packet) = rewritten {
@@ -370,6 +375,17 @@ impl Session {
         self.statement(text, turn).await
     }
 
+    /// COM_STMT_FETCH: no cursor is ever open.
+    pub(crate) fn no_cursor(&self, id: u32) -> Stop {
+        if !self.statements.contains_key(&id) {
+            return unknown(id);
+        }
+        let message = format!("The statement ({id}) has no open cursor");
+        let mut payload = Vec::new();
+        ErrPacket { code: 1421, sqlstate: *b"HY000", message: message.as_bytes() }.encode(&mut payload);
+        Stop::Pass(payload)
+    }
+
     /// COM_STMT_CLOSE has no answer. Servers keep theirs for other sessions.
     pub(crate) fn close_statement(&mut self, id: u32, turn: Turn) -> Served {
         self.statements.remove(&id);
@@ -398,6 +414,11 @@ impl Session {
         Ok(Answered { failed: false, seq: turn.seq })
     }
 }
+
+/// Where a COM_STMT_EXECUTE packet has its flags: behind header, command and statement id.
+const FLAGS_AT: usize = 9;
+/// Those that ask for a cursor.
+const CURSOR_FLAGS: u8 = 0x07;
 
 /// Parameters that are held without an allocation.
 const FEW: usize = 16;
@@ -553,7 +574,7 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
         Kind::Use(_) | Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
             refused("this command is not supported")
         }
-        Kind::Kill | Kind::Xa | Kind::Handler | Kind::Load { .. } => refused("usher does not support it"),
+        Kind::Kill | Kind::Xa | Kind::Load { .. } => refused("usher does not support it"),
         _ => match &plan.target {
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ if plan.uses.row_count || plan.uses.found_rows || plan.uses.connection_id => {
@@ -566,5 +587,5 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
 
 fn unknown(id: u32) -> Stop {
     let note = format!("Unknown prepared statement handler ({id}) given to EXECUTE");
-    Failure::new(ErrorId::UnknownStatement).note(note).into()
+    Failure::new(ErrorId::UnknownStatement).as_server(note).into()
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target, find_calls};
 use usher_topology::{Key, ShardId};
+use usher_wire::caps::Caps;
 use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, strip_attributes};
 use usher_wire::frame::write_packet;
 use usher_wire::result::Value;
@@ -70,13 +71,8 @@ impl Session {
         second: usize,
         turn: Turn,
     ) -> Served {
-        if !self.client.caps.has(usher_wire::caps::Caps::MULTI_STATEMENTS) {
-            let near = String::from_utf8_lossy(text.get(second..).unwrap_or_default());
-            let near: String = near.chars().take(80).collect();
-            let note = format!(
-                "several statements in one, near '{near}'; the client did not ask for multi-statements"
-            );
-            return Err(Failure::new(ErrorId::Syntax).note(note).executed(Executed::No).into());
+        if !self.client.caps.has(Caps::MULTI_STATEMENTS) {
+            return Err(self.syntax_error(text, second).into());
         }
         let (mut at, mut digest, mut next) = (0, first.clone(), Some(second));
         let mut seq = turn.seq;
@@ -96,6 +92,18 @@ impl Session {
             digest = usher_sql::digest(text.get(at..).unwrap_or_default(), self.mode, literals);
             next = digest.second_statement;
         }
+    }
+
+    /// As a server words it, whose parser stops where the second statement begins.
+    fn syntax_error(&self, text: &[u8], at: usize) -> Failure {
+        let (before, rest) = text.split_at(at.min(text.len()));
+        let near: String = String::from_utf8_lossy(rest).chars().take(80).collect();
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let server = if self.shared.server_version.contains("MariaDB") { "MariaDB" } else { "MySQL" };
+        Failure::new(ErrorId::Syntax).as_server(format!(
+            "You have an error in your SQL syntax; check the manual that corresponds to your {server} server \
+             version for the right syntax to use near '{near}' at line {line}"
+        ))
     }
 
     /// Serves one statement.
@@ -249,6 +257,13 @@ impl Session {
         if let Target::Unsupported { reason } = &plan.target {
             return Err(unroutable(plan, reason));
         }
+        if plan.uses.system_vars.iter().any(|name| name == "socket") && plan.kind != Kind::Set {
+            return self.without_socket(statement, turn).await;
+        }
+        if plan.kind == Kind::Kill {
+            let end = statement.digest.end.min(statement.text.len());
+            return self.kill_by_statement(statement.text.get(..end).unwrap_or_default(), turn).await;
+        }
         if plan.uses.connection_id || plan.uses.row_count || plan.uses.found_rows {
             return self.with_own_values(statement, plan, turn).await;
         }
@@ -265,14 +280,17 @@ impl Session {
             Kind::Use(name) => self.use_schema(name.as_bytes(), turn).await,
             Kind::Ddl(kind) => self.ddl(statement, plan, *kind, turn).await,
             Kind::ExplainRoute => self.explain_route(statement, turn).await,
-            Kind::Kill => Err(unsupported("KILL through the proxy; ask the admin console")),
             Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
                 Box::pin(self.prepare_in_text(statement, plan, turn)).await
             }
             Kind::Xa => Err(unsupported("XA transactions")),
-            Kind::Handler => Err(unsupported("HANDLER")),
-            Kind::Load { .. } => Err(unsupported("LOAD DATA through the proxy")),
-            Kind::SetStatement => Err(unsupported("SET STATEMENT .. FOR")),
+            Kind::Load { local: true } if !self.client.caps.has(Caps::LOCAL_FILES) => {
+                Err(Stop::Pass(self.local_files_refused()))
+            }
+            Kind::SetStatement => self.set_statement(statement, plan, turn).await,
+            Kind::Show(ShowKind::Variables | ShowKind::Status | ShowKind::Processlist) => {
+                self.beside(plan, statement.packets, turn).await
+            }
             _ => match &plan.target {
                 Target::AnyServer | Target::Session => self.anywhere(plan, statement.packets, turn).await,
                 Target::User { sources } => {
@@ -298,6 +316,41 @@ impl Session {
             return self.run_aside(Order { place, ..order }, turn).await;
         }
         self.run_aside(order, turn).await
+    }
+
+    /// `@@socket` is a server's own: a driver that finds it on this machine would connect there, past the proxy.
+    async fn without_socket(&mut self, statement: Text<'_>, turn: Turn) -> Served {
+        let end = statement.digest.end.min(statement.text.len());
+        let text = statement.text.get(..end).unwrap_or_default();
+        let found = usher_sql::find_variables(text, self.mode, "socket");
+        let named =
+            |span: &std::ops::Range<usize>| String::from_utf8_lossy(&text[span.clone()]).replace('`', "");
+        let replacements: Vec<_> = found
+            .into_iter()
+            .map(|(span, column)| {
+                let instead = if column { format!("'' AS `{}`", named(&span)) } else { "''".to_owned() };
+                (span, instead)
+            })
+            .collect();
+        if replacements.is_empty() {
+            return Err(unsupported("this use of @@socket"));
+        }
+        let mut hidden = Vec::new();
+        usher_sql::splice(text, &replacements, &mut hidden)
+            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(&hidden, self.mode, &mut literals);
+        let packets = packet(&hidden);
+        let text = Text { text: &hidden, packets: &packets, digest: &digest, literals: &literals };
+        Box::pin(self.statement(text, turn)).await
+    }
+
+    /// What a server tells of itself: the global master speaks for all, unless the session holds another.
+    async fn beside(&mut self, plan: &Plan, packets: &[u8], turn: Turn) -> Served {
+        let shard = self.bound.first().map_or(ShardId::GLOBAL, |bound| bound.shard);
+        let place = Place { shard, from_writer: true };
+        let body = Body::Text(packets);
+        self.run_aside(Order { plan, place, key: None, body, insert_id: None, writer_hint: true }, turn).await
     }
 
     /// Where a statement without a table runs: on the connection that the session holds, or on a shard whose writer

@@ -22,6 +22,10 @@ pub(crate) struct Watch {
     pub(crate) insert_id: Option<u64>,
     /// The statement runs in a transaction of ours that the client does not know of.
     pub(crate) hide_transaction: bool,
+    /// The client's statement loads a file of its own, so that the server may ask for one.
+    pub(crate) local_file: bool,
+    /// A result set of it is never the last answer: a procedure's.
+    pub(crate) several: bool,
 }
 
 /// What an answer was.
@@ -73,7 +77,12 @@ impl Session {
         turn: Turn,
         watch: Watch,
     ) -> Result<Outcome, Broken> {
-        let mut relay = Relay::with_seq(kind, self.form(), lent.answer_seq, turn.seq);
+        let mut form = self.form();
+        if turn.more || watch.several {
+            // Clients without DEPRECATE_EOF look for it behind the definitions too.
+            form.status = form.status.with(Status::MORE_RESULTS);
+        }
+        let mut relay = Relay::with_seq(kind, form, lent.answer_seq, turn.seq);
         let mut outcome = Outcome::default();
         let mut forwarded = false;
         loop {
@@ -105,6 +114,10 @@ impl Session {
                     relay.pass(&mut lent.buf).map_err(|error| server(error.into(), forwarded, &relay))
                 }
                 Progress::Done => break,
+                Progress::LocalInfile(_) if watch.local_file => {
+                    forwarded = true;
+                    self.local_file(lent, &mut relay).await
+                }
                 Progress::Prepared(_) | Progress::LocalInfile(_) => {
                     let error = usher_wire::Error::Malformed("an answer that was not asked for");
                     Err(server(error.into(), forwarded, &relay))
@@ -186,7 +199,7 @@ pub(crate) fn is_read_only(payload: &[u8]) -> bool {
     }
 }
 
-fn server(fault: Fault, forwarded: bool, relay: &Relay) -> Broken {
+pub(crate) fn server(fault: Fault, forwarded: bool, relay: &Relay) -> Broken {
     Broken::Server { fault, forwarded, seq: relay.is_between_packets().then(|| relay.client_seq()) }
 }
 

@@ -25,6 +25,7 @@ use crate::account::{Account, Seat};
 use crate::diagnostics::RanOn;
 use crate::execute::said;
 use crate::in_flight::Slot;
+use crate::kill::Handle;
 use crate::prepared::Prepared;
 use crate::set::Edit;
 use crate::shared::Shared;
@@ -205,6 +206,7 @@ pub(crate) struct Session {
     pub(crate) statements: HashMap<u32, Box<Prepared>>,
     pub(crate) next_statement: u32,
     pub(crate) slot: Arc<Slot>,
+    pub(crate) handle: Arc<Handle>,
     /// The slot shows a write, or the transaction, as under way.
     pub(crate) entered: bool,
     pub(crate) literals: Vec<Literal>,
@@ -227,6 +229,7 @@ impl Session {
         settings: Arc<Settings>,
     ) -> Self {
         let slot = shared.in_flight.register();
+        let handle = shared.sessions.enter(client.id, &account.name);
         let schema_hash = shared.plans.schema_hash(settings.schema());
         let turn = client.id as usize;
         Self {
@@ -261,6 +264,7 @@ impl Session {
             statements: HashMap::new(),
             next_statement: 1,
             slot,
+            handle,
             entered: false,
             literals: Vec::new(),
             turn,
@@ -272,10 +276,15 @@ impl Session {
     pub(crate) async fn serve(mut self) {
         let mut buf = Vec::new();
         let mut patience = Patience::new(&self.shared);
+        let handle = Arc::clone(&self.handle);
         loop {
             let served = match self.next(&mut buf).await {
                 Ok(true) => Ok(()),
-                Ok(false) => self.read_more(&mut buf, &mut patience).await,
+                Ok(false) => tokio::select! {
+                    biased;
+                    () = handle.ended() => Err(End::Refused(ErrorId::Killed)),
+                    read = self.read_more(&mut buf, &mut patience) => read,
+                },
                 Err(end) => Err(end),
             };
             if let Err(end) = served {
@@ -427,7 +436,7 @@ impl Session {
         self.end_transaction();
     }
 
-    async fn send_failure(&mut self, seq: u8, failure: &Failure) -> Result<(), End> {
+    pub(crate) async fn send_failure(&mut self, seq: u8, failure: &Failure) -> Result<(), End> {
         self.shared.metrics.errors.inc();
         tracing::debug!(client = self.client.id, error = %failure, "failure sent");
         let mut out = buffers::take();
@@ -465,8 +474,8 @@ impl Session {
             Command::FieldList { table, wildcard } => self.field_list(table, wildcard, turn).await,
             Command::Refresh(_) => Err(unsupported_command(0x07)),
             Command::ProcessInfo => Err(unsupported_command(0x0a)),
-            Command::ProcessKill(_) => Err(unsupported_command(0x0c)),
-            Command::StmtFetch { .. } => Err(unsupported_command(0x1c)),
+            Command::ProcessKill(id) => self.kill(id.into(), false, turn).await,
+            Command::StmtFetch { id, .. } => Err(self.no_cursor(id)),
             Command::Quit | Command::Query(_) | Command::StmtExecute { .. } => {
                 Err(Failure::new(ErrorId::Bug).note("a command came the wrong way").into())
             }
@@ -593,6 +602,7 @@ impl Drop for Session {
             bound.lent.dirty = true;
         }
         self.shared.in_flight.unregister(&self.slot);
+        self.shared.sessions.leave(self.client.id);
     }
 }
 

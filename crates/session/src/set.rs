@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use usher_backend::Lent;
 use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
-use usher_sql::{Mode, Plan, effects};
+use usher_sql::{Mode, Plan, Target, effects};
 use usher_wire::collation;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
-use crate::execute::checkout_failure;
+use crate::execute::{Body, checkout_failure};
 use crate::query::{Text, unsupported};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
+use crate::set_global::is_global;
 use crate::text_prepare::server_error;
 
 /// Variables whose setting has no lasting value, or is the server's own business.
@@ -114,6 +115,9 @@ impl Session {
             // A server words its own syntax errors.
             Ok(None) | Err(_) => return self.anywhere(plan, statement.packets, turn).await,
         };
+        if is_global(&assignments) {
+            return Box::pin(self.set_global(statement, &assignments, turn)).await;
+        }
         check_allowed(&assignments)?;
         let (mut autocommit, mut last_insert_id) = (None, None);
         let mut edits = Vec::new();
@@ -154,6 +158,25 @@ impl Session {
         self.autocommit = autocommit.unwrap_or(self.autocommit);
         self.mode_from_settings();
         self.answer_ok(turn).await
+    }
+
+    /// SET STATEMENT .. FOR: its settings hold for the one statement, so that it passes as it is.
+    pub(crate) async fn set_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let end = statement.digest.end.min(statement.text.len());
+        match effects::parse(statement.text.get(..end).unwrap_or_default(), self.mode) {
+            Ok(Some(Set::Statement { assignments, .. })) => check_allowed(&assignments)?,
+            // A server words its own syntax errors.
+            _ => return self.anywhere(plan, statement.packets, turn).await,
+        }
+        match &plan.target {
+            Target::Global => self.global(plan, statement, turn).await,
+            Target::AnyServer => self.anywhere(plan, statement.packets, turn).await,
+            Target::User { sources } if plan.insert.is_none() => {
+                let key = self.values(statement).one_key(sources)?;
+                self.of_user(plan, key, Body::Text(statement.packets), None, turn).await
+            }
+            _ => Err(unsupported("SET STATEMENT .. FOR this statement; set the variable before it")),
+        }
     }
 
     /// A server evaluates it, warns of it, and tells what the variables are now. What is plain to see need not be told.

@@ -19,6 +19,7 @@ use usher_wire::auth::ServerKey;
 
 use crate::account::Accounts;
 use crate::in_flight::{InFlight, Scope};
+use crate::kill::Sessions;
 use crate::metrics::SessionMetrics;
 use crate::plans::Plans;
 use crate::schemas::{self, Schemas};
@@ -65,6 +66,7 @@ pub struct Shared {
     pub(crate) schemas: Schemas,
     pub(crate) catalog: ArcSwap<Catalog>,
     pub(crate) in_flight: InFlight,
+    pub(crate) sessions: Sessions,
     pub(crate) watermarks: Watermarks,
     pub(crate) held: Semaphore,
     pub(crate) metrics: SessionMetrics,
@@ -98,6 +100,7 @@ impl Shared {
             schemas: Schemas::default(),
             catalog: ArcSwap::default(),
             in_flight: InFlight::default(),
+            sessions: Sessions::default(),
             watermarks: Watermarks::new(limits.watermarks_max, limits.lag_ms_max, limits.probe_ms),
             held: Semaphore::new(limits.held_max),
             metrics: setup.metrics,

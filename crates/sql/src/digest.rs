@@ -84,14 +84,20 @@ fn is_semicolon(text: &[u8], token: &Token) -> bool {
     token.kind == TokenKind::Op && token.bytes(text) == b";"
 }
 
-/// Whether the text creates a routine, trigger or event, or is MariaDB's BEGIN NOT ATOMIC: its body has `;`.
+/// Whether the text creates a routine, trigger or event, or is one of MariaDB's compound statements: its body has `;`.
 pub(crate) fn is_stored_program(text: &[u8], mode: Mode) -> bool {
-    let mut words = Lexer::new(text, mode)
-        .filter(|token| matches!(token.kind, TokenKind::Word))
+    let tokens =
+        || Lexer::new(text, mode).filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::Op));
+    // A label may stand before a block or a loop.
+    let labelled = tokens().nth(1).is_some_and(|token| token.bytes(text) == b":");
+    let mut words = tokens()
+        .skip(usize::from(labelled) * 2)
+        .filter(|token| token.kind == TokenKind::Word)
         .take(24)
         .map(|token| token.bytes(text).to_ascii_uppercase());
     match words.next().as_deref() {
         Some(b"BEGIN") => words.next().as_deref() == Some(b"NOT"),
+        Some(b"FOR" | b"WHILE" | b"LOOP" | b"REPEAT" | b"IF" | b"CASE") => true,
         Some(b"CREATE" | b"ALTER") => {
             for word in words {
                 match word.as_slice() {

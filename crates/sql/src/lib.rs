@@ -35,7 +35,7 @@ pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, unquote_name};
 pub use mode::Mode;
 pub use plan::{
     DdlKind, InsertPoints, InsertShape, KeySource, KeyValue, Kind, OWN_SCHEMA, Plan, Reach, RowValue,
-    SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint, explain_route, find_calls, insert_points,
-    plan,
+    SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint, explain_route, find_calls, find_variables,
+    insert_points, plan,
 };
 pub use splice::{SpliceError, splice};

@@ -224,10 +224,21 @@ fn second_statements_are_found() {
         None
     );
     assert_eq!(second("BEGIN NOT ATOMIC SELECT 1; SELECT 2; END"), None);
+    assert_eq!(second("FOR i IN 1..3 DO INSERT INTO t VALUES (i); END FOR"), None);
+    assert_eq!(second("a: LOOP SELECT 1; LEAVE a; END LOOP"), None);
     assert_eq!(second("BEGIN; SELECT 1"), Some("SELECT 1".into()));
     assert_eq!(hash("SELECT 1; DROP TABLE t"), hash("SELECT 1"));
     let text = "SELECT 1 ;  ";
     assert_eq!(&text[..digest_of(text).0.end], "SELECT 1");
+}
+
+#[test]
+fn variables_are_found_where_they_stand() {
+    let found = |text: &str| usher_sql::find_variables(text.as_bytes(), Mode::default(), "socket");
+    assert_eq!(found("SELECT @@port,@@socket"), [(14..22, true)]);
+    assert_eq!(found("SELECT @@GLOBAL.Socket FROM t"), [(7..22, true)]);
+    assert_eq!(found("SELECT CONCAT(@@socket)"), [(14..22, false)]);
+    assert_eq!(found("SELECT '@@socket', @@socket_x"), []);
 }
 
 #[test]

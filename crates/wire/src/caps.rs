@@ -99,6 +99,7 @@ impl Caps {
             | Self::FOUND_ROWS
             | Self::LONG_FLAG
             | Self::CONNECT_WITH_DB
+            | Self::LOCAL_FILES
             | Self::PROTOCOL_41
             | Self::INTERACTIVE
             | Self::IGNORE_SPACE
@@ -117,13 +118,15 @@ impl Caps {
     }
 
     /// What we ask of a server: the needed flags and the given options (CONNECT_WITH_DB, FOUND_ROWS, SSL). Never
-    /// MULTI_STATEMENTS, LOCAL_FILES or QUERY_ATTRIBUTES, whatever the options say.
+    /// MULTI_STATEMENTS or QUERY_ATTRIBUTES, whatever the options say. LOCAL_FILES is asked for always, as a connection
+    /// serves clients that have it and others: a request for a file is passed to none that did not send for one.
     pub fn ask(options: Self) -> Self {
         let allowed =
             Self::CONNECT_WITH_DB | Self::FOUND_ROWS | Self::SSL | Self::INTERACTIVE | Self::IGNORE_SPACE;
         Self::SERVER_NEEDED
             | Self::LONG_PASSWORD
             | Self::LONG_FLAG
+            | Self::LOCAL_FILES
             | Self::CONNECT_ATTRS
             | Self::PLUGIN_AUTH_LENENC
             | (options & allowed)

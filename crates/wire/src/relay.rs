@@ -44,6 +44,8 @@ pub const HELD_MAX: usize = 1 << 20;
 pub enum Kind {
     /// OK, ERR, LOCAL INFILE request or result sets, one or many: COM_QUERY, COM_STMT_EXECUTE.
     Query,
+    /// COM_STMT_EXECUTE that asks for a cursor: as Query, and a result may end behind its definitions.
+    Cursor,
     /// COM_STMT_PREPARE.
     Prepare,
     /// Column definitions: COM_FIELD_LIST.
@@ -218,6 +220,8 @@ pub struct Relay {
     /// What to add to the server's sequence ids.
     shift: u8,
     rows: u64,
+    /// The client asked for a cursor.
+    cursor: bool,
 }
 
 impl Relay {
@@ -235,7 +239,9 @@ impl Relay {
             _ => State::Start,
         };
         let shift = client_seq.wrapping_sub(server_seq);
-        Self { kind, form, state, pos: 0, skip: 0, continued: false, seq: server_seq, shift, rows: 0 }
+        let cursor = kind == Kind::Cursor;
+        let kind = if cursor { Kind::Query } else { kind };
+        Self { kind, form, state, pos: 0, skip: 0, continued: false, seq: server_seq, shift, rows: 0, cursor }
     }
 
     /// How many bytes at the front of the buffer can go to the client.
@@ -266,6 +272,11 @@ impl Relay {
     /// The sequence id of the next packet to the client.
     pub fn client_seq(&self) -> u8 {
         self.seq.wrapping_add(self.shift)
+    }
+
+    /// The sequence id of the next packet to or from the server.
+    pub fn server_seq(&self) -> u8 {
+        self.seq
     }
 
     /// Walks on. An error means that the server's bytes make no sense: its connection must be closed.
@@ -527,7 +538,8 @@ impl Relay {
             return Ok(Some(Progress::More));
         }
         let ahead = self.status_ahead(buf).unwrap_or_default();
-        if !ahead.has(Status::CURSOR_EXISTS) {
+        // A procedure's rows show the flag too, for cursors of its own.
+        if !(self.cursor && ahead.has(Status::CURSOR_EXISTS)) {
             let status = if ahead.has(Status::PS_OUT_PARAMS) { ahead } else { self.form.status };
             self.insert_eof(buf, status);
         }

@@ -158,13 +158,15 @@ pub struct Failure {
     note: String,
     executed: Executed,
     advice: String,
+    /// The note is the whole message.
+    bare: bool,
 }
 
 impl Failure {
     /// A failure that says no more than the id's summary.
     pub fn new(id: ErrorId) -> Self {
         let (fields, note, advice) = Default::default();
-        Self { id, fields, note, executed: Executed::Silent, advice }
+        Self { id, fields, note, executed: Executed::Silent, advice, bare: false }
     }
 
     /// Which error it is.
@@ -205,8 +207,18 @@ impl Failure {
         self.executed(Executed::No).advice("safe to retry")
     }
 
+    /// Says it in a server's words alone, without the id: where programs know them by heart.
+    pub fn as_server(mut self, words: impl Into<String>) -> Self {
+        self.note = words.into();
+        self.bare = true;
+        self
+    }
+
     /// The whole message.
     pub fn message(&self) -> String {
+        if self.bare {
+            return self.note.clone();
+        }
         let note = if self.note.is_empty() { self.id.summary() } else { &self.note };
         let gap = if self.fields.is_empty() { "" } else { " " };
         let executed = match self.executed {

@@ -420,7 +420,7 @@ fn old_clients(server: &Server) {
     assert_eq!(same(&execute[4..], Kind::Query).rows, 3);
     let mut with_cursor = Vec::new();
     write_execute(&mut with_cursor, &mut 0, id, 1, &[Param::Int(0)]);
-    let opened = same(&with_cursor[4..], Kind::Query);
+    let opened = same(&with_cursor[4..], Kind::Cursor);
     assert!(opened.ends[0].status.has(Status::CURSOR_EXISTS));
     assert_eq!(same(&statement(0x1c, id, &2u32.to_le_bytes()), Kind::Fetch).rows, 2);
     let last = same(&statement(0x1c, id, &2u32.to_le_bytes()), Kind::Fetch);

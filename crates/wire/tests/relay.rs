@@ -196,13 +196,13 @@ proptest! {
         let bytes = encode(&parts, true, true);
         for form in [ClientForm::SAME, NO_TRACK, OLD] {
             let expected = encode(&parts, form.deprecate_eof, form.track != TrackSet::NONE);
-            let once = whole(Kind::Query, form, &bytes);
+            let once = whole(Kind::Cursor, form, &bytes);
             prop_assert_eq!(&once.sent, &expected);
             prop_assert!(once.done && once.left == 0);
-            let chunked = drive(Kind::Query, form, &cut(&bytes, &cuts), &OkEdit::default()).unwrap();
+            let chunked = drive(Kind::Cursor, form, &cut(&bytes, &cuts), &OkEdit::default()).unwrap();
             prop_assert_eq!(&chunked, &once);
             let singly: Vec<&[u8]> = bytes.chunks(1).collect();
-            prop_assert_eq!(&drive(Kind::Query, form, &singly, &OkEdit::default()).unwrap(), &once);
+            prop_assert_eq!(&drive(Kind::Cursor, form, &singly, &OkEdit::default()).unwrap(), &once);
         }
     }
 
@@ -211,7 +211,7 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
         cuts in proptest::collection::vec(any::<usize>(), 0..5),
     ) {
-        for kind in [Kind::Query, Kind::Prepare, Kind::FieldList, Kind::Fetch, Kind::Simple, Kind::Statistics] {
+        for kind in [Kind::Query, Kind::Cursor, Kind::Prepare, Kind::FieldList, Kind::Fetch, Kind::Simple, Kind::Statistics] {
             for form in [ClientForm::SAME, OLD] {
                 let _ = drive(kind, form, &cut(&bytes, &cuts), &OkEdit::default());
             }
@@ -226,7 +226,7 @@ proptest! {
         for payload in &payloads {
             write_packet(&mut bytes, &mut seq, |o| o.extend_from_slice(payload));
         }
-        for kind in [Kind::Query, Kind::Prepare, Kind::FieldList, Kind::Fetch, Kind::Simple, Kind::Statistics] {
+        for kind in [Kind::Query, Kind::Cursor, Kind::Prepare, Kind::FieldList, Kind::Fetch, Kind::Simple, Kind::Statistics] {
             let edit = OkEdit { warnings: Some(3), ..OkEdit::default() };
             let _ = drive(kind, OLD, &[&bytes], &edit);
         }
@@ -400,6 +400,22 @@ fn other_kinds_of_answers() {
     put_end(&mut old, &mut old_seq, status, 0, &[], (false, false));
     assert_eq!(whole(Kind::Fetch, OLD, &new).sent, old);
     assert_eq!(whole(Kind::Fetch, ClientForm::SAME, &new).sent, new);
+}
+
+#[test]
+fn a_procedures_own_cursor_does_not_end_its_rows() {
+    let rows = |deprecate_eof: bool| {
+        let (mut out, mut seq) = (Vec::new(), 1);
+        put_columns(&mut out, &mut seq, 1);
+        if !deprecate_eof {
+            write_packet(&mut out, &mut seq, |o| o.extend_from_slice(&EofPacket::default().bytes()));
+        }
+        write_packet(&mut out, &mut seq, |o| o.extend_from_slice(b"\x011"));
+        put_end(&mut out, &mut seq, Status::CURSOR_EXISTS, 0, &[], (deprecate_eof, deprecate_eof));
+        out
+    };
+    let seen = whole(Kind::Query, OLD, &rows(true)).sent;
+    assert_eq!(seen.len(), rows(false).len());
 }
 
 #[test]

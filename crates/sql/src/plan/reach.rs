@@ -2,7 +2,7 @@
 //! are taken from the tokens alone, wherever they stand, and where a server might read the text in another way than we
 //! do, that is said.
 
-use crate::lex::{Lexer, Token, TokenKind, unquote_name};
+use crate::lex::{Lexer, LiteralKind, Token, TokenKind, unquote_name};
 use crate::mode::Mode;
 use crate::plan::{Kind, Plan, Tokens};
 
@@ -207,6 +207,8 @@ impl<'t> Collector<'t> {
                     self.push_qualifier(before);
                 }
             }
+            // `1..3` of a loop: no name in any sql_mode.
+            TokenKind::Literal(LiteralKind::Int | LiteralKind::Real) => {}
             // Only a server with another sql_mode than we know of could read this: as a name.
             TokenKind::Literal(_) => self.reach.own = true,
             _ => {}

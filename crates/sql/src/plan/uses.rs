@@ -216,6 +216,28 @@ pub(crate) fn var_name(raw: &[u8]) -> String {
     String::from_utf8_lossy(name).to_lowercase()
 }
 
+/// The spans of `@@name`, with or without a scope, and whether each is all of a column of a SELECT's list.
+#[must_use]
+pub fn find_variables(text: &[u8], mode: Mode, name: &str) -> Vec<(Range<usize>, bool)> {
+    let tokens: Vec<Token> = Lexer::new(text, mode).collect();
+    let ends = |at: Option<&Token>, words: &[&[u8]]| {
+        at.is_none_or(|token| words.iter().any(|word| token.bytes(text).eq_ignore_ascii_case(word)))
+    };
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate().filter(|(_, token)| token.kind == TokenKind::SysVar) {
+        let bytes = token.bytes(text);
+        let bare = bytes.rsplit(|byte| matches!(byte, b'@' | b'.')).next().unwrap_or_default();
+        if bare.eq_ignore_ascii_case(name.as_bytes()) {
+            let before = at.checked_sub(1).and_then(|at| tokens.get(at));
+            let column = before.is_some()
+                && ends(before, &[b"SELECT", b","])
+                && ends(tokens.get(at + 1), &[b",", b";", b"FROM", b"LIMIT", b"UNION", b"INTO"]);
+            found.push((token.span(), column));
+        }
+    }
+    found
+}
+
 /// The spans of calls of a function that has no arguments, `NAME()`, from the name to the `)`. For answering
 /// LAST_INSERT_ID() and its kin in the proxy. Calls inside strings and comments are not found.
 #[must_use]
