@@ -104,7 +104,7 @@ impl Account {
 
     fn denied(&self, schema: &str) -> Failure {
         let note = format!("Access denied for user '{}' to database '{schema}'", self.name);
-        Failure::new(ErrorId::DatabaseDenied).as_server(note)
+        Failure::new(ErrorId::DatabaseDenied).note(note).executed(Executed::No)
     }
 }
 
