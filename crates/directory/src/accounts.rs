@@ -5,6 +5,7 @@
 //! transaction in a history that a flip or a move watches. A server that was away meanwhile is dealt with when a
 //! barrier next concerns it, which every flip to it begins with.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 /// A killed connection may first have to roll back.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 const GONE_POLL: Duration = Duration::from_millis(10);
+/// A login takes a few round trips. One of a process that is paused would else stay for the server's connect_timeout.
+const LOGIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// One account on one server.
 struct Account {
@@ -79,12 +82,17 @@ pub(crate) async fn end_all(conn: &mut Conn, user: &str) -> mysql_async::Result<
 }
 
 async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_async::Result<Result<bool>> {
-    let deadline = Instant::now() + GONE_WITHIN;
+    let begun = Instant::now();
     let mut any = false;
     let mut empty_twice = false;
+    // A login under way has no name yet, and may have passed the check of the lock just before the lock came. Later
+    // ones see the lock.
+    let mut logins: Option<HashSet<u64>> = None;
     loop {
-        let threads = connections(conn, user).await?;
-        if threads.is_empty() {
+        let now = Connections::of(conn, user).await?;
+        let early = logins.get_or_insert_with(|| now.logins.clone());
+        early.retain(|id| now.logins.contains(id));
+        if now.own.is_empty() && early.is_empty() {
             if empty_twice {
                 return Ok(Ok(any));
             }
@@ -92,7 +100,8 @@ async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_as
             continue;
         }
         empty_twice = false;
-        for id in threads.iter().flatten() {
+        let late = early.iter().filter(|_| begun.elapsed() >= LOGIN_WITHIN);
+        for id in now.own.iter().chain(late) {
             any = true;
             let kill =
                 if mariadb { format!("KILL HARD CONNECTION {id}") } else { format!("KILL CONNECTION {id}") };
@@ -102,23 +111,38 @@ async fn end_connections(conn: &mut Conn, user: &str, mariadb: bool) -> mysql_as
                 other => other?,
             }
         }
-        if Instant::now() >= deadline {
-            let left = threads.len();
-            return Ok(Err(Error::data(format!("{left} of its connections would not end"))));
+        if begun.elapsed() >= GONE_WITHIN {
+            let (left, logins) = (now.own.len(), early.len());
+            let left = format!("{left} of its connections and {logins} logins under way would not end");
+            return Ok(Err(Error::data(left)));
         }
         tokio::time::sleep(GONE_POLL).await;
     }
 }
 
-/// Ids of the user's connections. A login under way has no name yet, and may have passed the check of the lock just
-/// before the lock came: such a one is `None`.
-async fn connections(conn: &mut Conn, user: &str) -> mysql_async::Result<Vec<Option<u64>>> {
-    // The statement, as the tables of that name are switched off on some servers.
-    let rows: Vec<Row> = conn.query("SHOW PROCESSLIST").await?;
-    let of_user = |mut row: Row| {
-        let id: u64 = row.take_opt(0)?.ok()?;
-        let name: String = row.take_opt(1)?.ok()?;
-        if name == user { Some(Some(id)) } else { (name == "unauthenticated user").then_some(None) }
-    };
-    Ok(rows.into_iter().filter_map(of_user).collect())
+/// Ids of connections to a server.
+struct Connections {
+    /// Of one user.
+    own: Vec<u64>,
+    /// Of anyone, not yet logged in.
+    logins: HashSet<u64>,
+}
+
+impl Connections {
+    async fn of(conn: &mut Conn, user: &str) -> mysql_async::Result<Self> {
+        // The statement, as the tables of that name are switched off on some servers.
+        let rows: Vec<Row> = conn.query("SHOW PROCESSLIST").await?;
+        let mut found = Self { own: Vec::new(), logins: HashSet::new() };
+        for mut row in rows {
+            let (Some(Ok(id)), Some(Ok(name))) = (row.take_opt(0), row.take_opt::<String, _>(1)) else {
+                continue;
+            };
+            match name.as_str() {
+                "unauthenticated user" => _ = found.logins.insert(id),
+                name if name == user => found.own.push(id),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use support::{Deployment, InUse, PROXY_ACCOUNT, limits, until};
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use usher_directory::barrier::{self, Patience, Progress, Scope, Undrained};
 use usher_directory::rows::{self, DirectoryChange};
 use usher_directory::{BoxFuture, Directory, EntityState, Error, Hooks, Participant, Registration, State};
@@ -176,6 +178,23 @@ async fn a_silent_proxy_is_shut_out_and_comes_back_by_registering() {
     }
     let version = change(&deployment, &key).await;
     assert_eq!(pass(&deployment, version).await.unwrap(), [""; 0]);
+}
+
+/// A process may be paused in the middle of a login. The server would wait ten seconds for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_under_way_is_ended_with_the_connections() {
+    let deployment = Deployment::fresh().await;
+    let key = Key::Int(1);
+    deployment.directory(&[]).await.place(&key).await.unwrap();
+    let _proxy = Proxy::register(&deployment, 1).await;
+    let address = ("127.0.0.1", deployment.shards[0].server().port);
+    let mut login = tokio::net::TcpStream::connect(address).await.unwrap();
+    assert_ne!(login.read(&mut [0; 1024]).await.unwrap(), 0, "the greeting");
+    let version = change(&deployment, &key).await;
+    assert_eq!(pass(&deployment, version).await.unwrap(), ["p1"]);
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(1), login.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the login was ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ async fn a_move_is_one_compare_and_set_after_another() {
     let nobody = rows::insert_move(&global, &new_move(&user(9), ShardId(1))).await.unwrap_err();
     assert!(nobody.to_string().contains("not in the directory"), "{nobody}");
 
-    let lease = Duration::from_secs(5);
+    let lease = Duration::from_secs(60);
     let epoch = rows::take_mover_lease(&global, id, "c1", lease).await.unwrap().unwrap();
     assert_eq!(rows::take_mover_lease(&global, id, "c2", lease).await.unwrap(), None, "c1's lease runs");
     assert!(rows::renew_mover_lease(&global, id, epoch, lease).await.unwrap());
@@ -317,7 +317,7 @@ async fn a_value_from_before_a_move_is_refused_after_it() {
     let key = user(31);
     let placed = directory.place(&key).await.unwrap();
     let (id, _) = rows::insert_move(&global, &new_move(&key, placed.shard)).await.unwrap();
-    let epoch = rows::take_mover_lease(&global, id, "c1", Duration::from_secs(5)).await.unwrap().unwrap();
+    let epoch = rows::take_mover_lease(&global, id, "c1", Duration::from_secs(60)).await.unwrap().unwrap();
     let steps = [
         to_state(EntityState::Moving),
         to_state(EntityState::Locked),

@@ -476,7 +476,7 @@ impl Session {
         for statement in &self.next_transaction {
             said(lent.query(statement).await)?;
         }
-        if let Transaction::Pending(statements) = &self.transaction {
+        if let Transaction::Pending { statements, .. } = &self.transaction {
             for statement in statements {
                 said(lent.query(statement).await)?;
             }
@@ -658,7 +658,7 @@ impl Session {
 
     /// Begins what is pending, or a transaction of our own, on a connection that the session holds.
     async fn begin_bound(&mut self, bound: &mut Bound, own: bool) -> Result<(), Stop> {
-        let pending = matches!(self.transaction, Transaction::Pending(_));
+        let pending = matches!(self.transaction, Transaction::Pending { .. });
         match self.begin_on(&mut bound.lent, own).await {
             Ok(()) => {}
             Err(Start::Refused(_, payload)) => return Err(Stop::Pass(payload)),
@@ -804,7 +804,16 @@ impl Session {
             Body::Execute { text, hash, packet } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let hash = under(*hash, &lent.settings);
-                let id = match prepared_id(lent, text, hash, max).await {
+                // MySQL gives a user variable the type that it has while the statement is prepared.
+                let known = match uses.reads_user_vars.is_empty() || lent.is_mariadb() {
+                    true => lent.statement(hash),
+                    false => None,
+                };
+                let prepared = match known {
+                    Some(id) => Ok(id),
+                    None => Box::pin(prepare_on(lent, text, hash, max)).await,
+                };
+                let id = match prepared {
                     Ok(id) => id,
                     Err(Start::Lost(fault)) => return Err(unsent(fault)),
                     Err(Start::Refused(_, payload)) => return Ok(self.refused(payload, turn)),
@@ -910,6 +919,11 @@ impl Session {
         let open = bound.lent.status.has(Status::IN_TRANS);
         if open {
             self.transaction = Transaction::Open(bound.shard);
+        } else if !self.savepoints.is_empty() && self.begins_nothing(plan, failed) {
+            // With autocommit off savepoints go on waiting for what begins the transaction.
+            bound.lent.dirty = true;
+            self.entered = false;
+            self.shared.in_flight.leave(&self.slot);
         } else if self.entered || self.transaction != Transaction::None {
             self.close_transaction(bound.shard, &outcome, failed);
         }
@@ -962,6 +976,14 @@ impl Session {
         self.autocommit && simple && !bound.lent.status.has(Status::IN_TRANS)
     }
 
+    /// Whether the transaction still is what it was before: waiting, by savepoints alone, for what begins it.
+    fn begins_nothing(&self, plan: &Plan, failed: bool) -> bool {
+        use usher_sql::Kind::{Delete, Do, Insert, LockingRead, Read, Replace, Set, Update};
+        let commits_not =
+            failed || matches!(plan.kind, Read | LockingRead | Insert | Replace | Update | Delete | Set | Do);
+        commits_not && matches!(self.transaction, Transaction::Pending { begun: false, .. })
+    }
+
     fn note_counts(&mut self, outcome: &Outcome, order: &Order<'_>, failed: bool) {
         self.row_count = match (failed, outcome.had_rows) {
             (true, _) | (_, true) => -1,
@@ -986,12 +1008,12 @@ impl Session {
         unsharded_insert || failed_insert || order.plan.uses.sets_last_insert_id
     }
 
-    /// Asks a server what LAST_INSERT_ID() gives now. `reported` is what it told of the statement, which may also be
-    /// an id that the client gave itself: that changes nothing.
+    /// Asks a server what LAST_INSERT_ID() gives now: what it told of the statement may also be an id that the client
+    /// gave itself, or that of a row which was there. Leaves 0 on the connection: no id is mistaken for an earlier one.
     pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent, reported: u64) -> Result<(), Fault> {
-        let reply = lent.query(b"SELECT LAST_INSERT_ID()").await?;
+        let reply = lent.query(b"SELECT LAST_INSERT_ID(), LAST_INSERT_ID(0)").await?;
         if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
-            let before = lent.last_insert_id.replace(id);
+            let before = lent.last_insert_id.replace(0);
             if before.is_some_and(|before| before != id) || (id == reported && id != 0) {
                 self.last_insert_id = id;
             }
@@ -1096,13 +1118,6 @@ pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
 }
 
 /// The server's id of the statement, preparing it if this connection has not.
-async fn prepared_id(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Result<u32, Start> {
-    if let Some(id) = lent.statement(hash) {
-        return Ok(id);
-    }
-    Box::pin(prepare_on(lent, text, hash, max)).await
-}
-
 #[cold]
 async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Result<u32, Start> {
     lent.send_command(COM_STMT_PREPARE, text).await.map_err(Start::Lost)?;

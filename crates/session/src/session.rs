@@ -77,8 +77,13 @@ impl Client {
 pub(crate) enum Transaction {
     /// None.
     None,
-    /// Begun by the client, not yet on a server: its first statement decides which. What to send there first.
-    Pending(Vec<Box<[u8]>>),
+    /// Not yet on a server: its first statement decides which.
+    Pending {
+        /// By BEGIN. With autocommit off a savepoint, too, waits for its transaction, which is not begun by it.
+        begun: bool,
+        /// What to send there first.
+        statements: Vec<Box<[u8]>>,
+    },
     /// On the server of the bound connection of this shard.
     Open(ShardId),
 }
@@ -555,7 +560,7 @@ impl Session {
         if self.autocommit {
             status = status.with(Status::AUTOCOMMIT);
         }
-        if self.transaction != Transaction::None {
+        if !matches!(self.transaction, Transaction::None | Transaction::Pending { begun: false, .. }) {
             status = status.with(Status::IN_TRANS);
         }
         if self.mode.no_backslash_escapes {

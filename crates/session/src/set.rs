@@ -226,7 +226,7 @@ impl Session {
 
     /// SET TRANSACTION without a scope holds for the next transaction: it goes ahead of it, to wherever it begins.
     async fn set_next_transaction(&mut self, text: &[u8], turn: Turn) -> Served {
-        if let Transaction::Pending(_) = self.transaction {
+        if let Transaction::Pending { begun: true, .. } = self.transaction {
             let message = "Transaction characteristics can't be changed while a transaction is in progress";
             return Err(server_error(1568, *b"25001", message));
         }

@@ -23,7 +23,7 @@ impl Session {
             self.next_transaction.clear();
         }
         self.end_transaction();
-        self.transaction = Transaction::Pending(vec![text.into()]);
+        self.transaction = Transaction::Pending { begun: true, statements: vec![text.into()] };
         self.answer_ok(turn).await
     }
 
@@ -34,19 +34,24 @@ impl Session {
         }
         let chain =
             matches!(plan.kind, Kind::Commit { chain: true, .. } | Kind::Rollback { chain: true, .. });
-        let Transaction::Open(shard) = self.transaction else {
+        let open = match self.transaction {
+            Transaction::Open(shard) => Some(shard),
+            // A connection that stays may have something to tell of: temporary tables are not rolled back.
+            _ => self.bound.iter().find(|bound| bound.pinned).map(|bound| bound.shard),
+        };
+        let Some(shard) = open else {
             // AND CHAIN begins a new one like the one before, or just a new one.
             let first = match &mut self.transaction {
-                Transaction::Pending(statements) => {
+                Transaction::Pending { begun, statements } => {
                     self.next_transaction.clear();
-                    statements.drain(..).next()
+                    statements.drain(..).next().filter(|_| *begun)
                 }
                 _ => None,
             };
             self.end_transaction();
             if chain {
                 let begin = first.unwrap_or_else(|| Box::from(&b"START TRANSACTION"[..]));
-                self.transaction = Transaction::Pending(vec![begin]);
+                self.transaction = Transaction::Pending { begun: true, statements: vec![begin] };
             }
             return self.answer_ok(turn).await;
         };
@@ -68,10 +73,9 @@ impl Session {
             && !self.autocommit
             && matches!(plan.kind, Kind::Savepoint(_))
         {
-            // It begins the transaction.
-            self.transaction = Transaction::Pending(Vec::new());
+            self.transaction = Transaction::Pending { begun: false, statements: Vec::new() };
         }
-        let Transaction::Pending(statements) = &mut self.transaction else {
+        let Transaction::Pending { statements, .. } = &mut self.transaction else {
             // Without a transaction a savepoint has no effect; one that is not there is an error that a server words.
             return self.anywhere(plan, statement.packets, turn).await;
         };
