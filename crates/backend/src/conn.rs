@@ -126,6 +126,8 @@ pub struct Conn {
     version: Box<str>,
     scratch: Vec<u8>,
     pub(crate) era: u64,
+    /// How often its pool had been renewed when it was opened.
+    pub(crate) renewals: u64,
     pub(crate) cut: Arc<Cut>,
 }
 
@@ -178,6 +180,7 @@ impl Conn {
             version: "".into(),
             scratch: Vec::new(),
             era: 0,
+            renewals: 0,
             cut: Arc::default(),
         };
         conn.login(server, account, settings.found_rows()).await?;

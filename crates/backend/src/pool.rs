@@ -72,6 +72,7 @@ impl Pools {
             cuts: Mutex::default(),
             permits: Semaphore::new(self.limits.backends_per_server_max),
             era: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
             limits: self.limits.clone(),
             metrics: self.metrics.clone(),
             shut: Arc::clone(&self.shut),
@@ -91,13 +92,18 @@ impl Pools {
     /// none until [`Pools::reopen`].
     pub fn shut_out(&self) {
         self.shut.store(true, Ordering::SeqCst);
-        self.renew();
+        for pool in self.pools.load().values() {
+            pool.era.fetch_add(1, Ordering::AcqRel);
+            pool.drop_idle();
+        }
     }
 
-    /// Settings of the servers have changed: connections made before are lent no more.
+    /// Settings of the servers have changed: connections made before are lent no more. Sessions keep those that they
+    /// hold, with the old settings, as on one server.
     pub fn renew(&self) {
         for pool in self.pools.load().values() {
-            pool.renew();
+            pool.renewals.fetch_add(1, Ordering::AcqRel);
+            pool.drop_idle();
         }
     }
 
@@ -159,6 +165,7 @@ pub struct Pool {
     cuts: Mutex<Vec<Weak<Cut>>>,
     permits: Semaphore,
     era: AtomicU64,
+    renewals: AtomicU64,
     limits: Limits,
     metrics: BackendMetrics,
     shut: Arc<AtomicBool>,
@@ -261,12 +268,13 @@ impl Pool {
 
     async fn open(&self, settings: &Arc<Settings>) -> Result<Box<Conn>, BackendError> {
         let era = self.era.load(Ordering::Acquire);
+        let renewals = self.renewals.load(Ordering::Acquire);
         if self.shut.load(Ordering::SeqCst) || self.barred.lock().contains(&self.server.id) {
             return Err(BackendError::ShutOut { server: self.name() });
         }
         match Conn::open(&self.server, &self.account, settings, &self.limits).await {
             Ok(mut conn) => {
-                conn.era = era;
+                (conn.era, conn.renewals) = (era, renewals);
                 self.note(&conn.cut);
                 self.metrics.opened.inc();
                 self.metrics.open.inc();
@@ -295,9 +303,7 @@ impl Pool {
         cuts.iter().filter_map(Weak::upgrade).map(|cut| cut.cut()).count()
     }
 
-    /// Closes every idle connection, and every lent one when it comes back.
-    fn renew(&self) {
-        self.era.fetch_add(1, Ordering::AcqRel);
+    fn drop_idle(&self) {
         let dropped: Vec<_> = std::mem::take(&mut *self.idle.lock());
         self.count_closed(dropped.len());
     }
@@ -323,7 +329,9 @@ impl Pool {
         let in_transaction = conn.status.has(Status::IN_TRANS);
         let reusable =
             !conn.cut.is_cut() && !conn.busy && !conn.dirty && !in_transaction && conn.buf.is_empty();
-        if reusable && conn.era == self.era.load(Ordering::Acquire) {
+        let current = conn.era == self.era.load(Ordering::Acquire)
+            && conn.renewals == self.renewals.load(Ordering::Acquire);
+        if reusable && current {
             let mut idle = self.idle.lock();
             let aged = (idle.len() >= self.limits.backends_per_server_idle_max).then(|| idle.remove(0));
             idle.push(conn);
