@@ -5,19 +5,35 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use usher_integration_tests::{Bed, Proxy, code, message, until};
+use usher_integration_tests::{Bed, Proxy, admin, code, message, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unsharded_schema_is_as_on_one_server() {
     let bed = Bed::up("one-server", 1, 0).await;
-    let proxy = bed.proxy(1, |config| config.users[0].schemas.clear()).await;
+    let account = bed.config().proxy.unwrap().backend_user;
+    for server in bed.endpoints.servers() {
+        let mut conn = admin(server).await;
+        conn.query_drop("SET sql_log_bin = 0").await.unwrap();
+        conn.query_drop(format!("GRANT CONNECTION ADMIN ON *.* TO '{account}'@'%'")).await.unwrap();
+    }
+    let change = |config: &mut usher_config::Config| {
+        config.users[0].schemas.clear();
+        config.users[0].admin = true;
+    };
+    let proxy = bed.proxy(1, change).await;
     let mut conn = proxy.connect().await;
     databases_give_the_servers_answer(&mut conn).await;
     ushers_own_tables_are_out_of_reach(&mut conn).await;
     statements_of_one_server_pass(&mut conn).await;
+    prepared_texts_mean_what_they_meant(&mut conn).await;
     settings_warn_and_hide_no_way_past(&mut conn).await;
     files_are_loaded(&mut conn).await;
     errors_read_as_a_servers(&proxy, &mut conn).await;
+    globals_are_set_beside_sessions(&proxy, &mut conn).await;
+    ushers_own_schema_is_not_shown(&mut conn).await;
+    let global = bed.endpoints.servers().find(|server| server.name.starts_with('g')).unwrap();
+    own_values_are_as_a_servers(&mut conn, &mut admin(global).await).await;
+    the_clients_own_timeout_holds(&proxy).await;
     sessions_are_killed(&proxy, &mut conn).await;
     proxy.stop().await;
 }
@@ -41,6 +57,78 @@ async fn ushers_own_tables_are_out_of_reach(conn: &mut Conn) {
     assert_eq!(code(&conn.query_drop("USE usher").await), 1044);
 }
 
+async fn ushers_own_schema_is_not_shown(conn: &mut Conn) {
+    for (text, shown) in [
+        ("SHOW DATABASES", vec!["app", "information_schema"]),
+        ("SHOW SCHEMAS LIKE '%s%a%p%' -- x", Vec::new()),
+        ("SHOW DATABASES LIKE '%p%' ;", vec!["app"]),
+        ("SHOW DATABASES LIKE 'us%'", Vec::new()),
+        ("SHOW DATABASES WHERE `Database` LIKE 'u%' OR `Database` = 'app'", vec!["app"]),
+    ] {
+        let mut names: Vec<String> = conn.query(text).await.unwrap();
+        names.retain(|name| !["mysql", "sys", "performance_schema", "test"].contains(&name.as_str()));
+        assert_eq!(names, shown, "{text}");
+        let prepared: Vec<String> = conn.exec(text, ()).await.unwrap();
+        assert!(!prepared.contains(&"usher".to_owned()), "{text}");
+    }
+    let result = conn.query_iter("SHOW DATABASES LIKE 'ap%'").await.unwrap();
+    assert_eq!(result.columns_ref()[0].name_str(), "Database (ap%)");
+    result.drop_result().await.unwrap();
+    assert_eq!(code(&conn.query_drop("SHOW DATABASES LIKE").await), 1064);
+}
+
+/// CONNECTION_ID(), ROW_COUNT() and FOUND_ROWS() have the session's values and the server's types and names.
+async fn own_values_are_as_a_servers(conn: &mut Conn, plain: &mut Conn) {
+    let id = conn.id();
+    for text in [
+        "SELECT CONNECTION_ID()",
+        "SELECT ROW_COUNT(), FOUND_ROWS(), CONNECTION_ID() AS id, 1",
+        "SELECT HEX(CONCAT(ROW_COUNT())), CONCAT(CONNECTION_ID()), FOUND_ROWS() + 1 FROM DUAL",
+    ] {
+        for prepared in [false, true] {
+            let [through, direct] = [shape(conn, text, prepared).await, shape(plain, text, prepared).await];
+            assert_eq!(through, direct, "{text} {prepared}");
+        }
+    }
+    let asked: Option<u32> = conn.exec_first("SELECT CONNECTION_ID()", ()).await.unwrap();
+    assert_eq!(asked, Some(id));
+    let statement = conn.prep("SELECT ROW_COUNT(), FOUND_ROWS(), CONNECTION_ID()").await.unwrap();
+    conn.query_drop("SELECT id FROM seats LIMIT 2").await.unwrap();
+    let asked: Option<(i64, i64, u32)> = conn.exec_first(&statement, ()).await.unwrap();
+    assert_eq!(asked, Some((-1, 2, id)));
+    conn.query_drop("UPDATE seats SET name = 'b' WHERE id < 4").await.unwrap();
+    let asked: Option<(i64, i64, u32)> = conn.exec_first(&statement, ()).await.unwrap();
+    assert_eq!(asked.map(|row| row.0), Some(3));
+}
+
+/// Name, type, length and flags of each column.
+async fn shape(conn: &mut Conn, text: &str, prepared: bool) -> Vec<String> {
+    let columns = match prepared {
+        true => conn.exec_iter(text, ()).await.unwrap().columns(),
+        false => conn.query_iter(text).await.unwrap().columns(),
+    };
+    let shape = |column: &mysql_async::Column| {
+        let (ty, length, flags) = (column.column_type(), column.column_length(), column.flags());
+        format!("{} {ty:?} {length} {flags:?}", column.name_str())
+    };
+    columns.unwrap().iter().map(shape).collect()
+}
+
+async fn the_clients_own_timeout_holds(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    conn.query_drop("SET wait_timeout = 1").await.unwrap();
+    let idle = std::time::Instant::now();
+    until("the idle session to be ended", || async {
+        let mut asking = proxy.connect().await;
+        let text = format!("KILL QUERY {}", conn.id());
+        let asked = asking.query_drop(text).await;
+        asked.is_err() && code(&asked) == 1094
+    })
+    .await;
+    assert!(idle.elapsed().as_millis() >= 1000);
+    assert!(conn.query_drop("SELECT 1").await.is_err());
+}
+
 async fn statements_of_one_server_pass(conn: &mut Conn) {
     conn.query_drop("CREATE TABLE seats (id INT PRIMARY KEY, name VARCHAR(20))").await.unwrap();
     conn.query_drop("FOR i IN 1..3 DO INSERT INTO seats VALUES (i, 'a'); END FOR").await.unwrap();
@@ -55,6 +143,27 @@ async fn statements_of_one_server_pass(conn: &mut Conn) {
     conn.query_drop("HANDLER seats CLOSE").await.unwrap();
     let variables: Vec<(String, String)> = conn.query("SHOW VARIABLES LIKE 'version'").await.unwrap();
     assert_eq!(variables.len(), 1);
+}
+
+async fn prepared_texts_mean_what_they_meant(conn: &mut Conn) {
+    conn.query_drop("SET sql_mode = ''").await.unwrap();
+    conn.query_drop("PREPARE s FROM 'SELECT \"a\", COUNT(*) FROM seats'").await.unwrap();
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop("INSERT INTO seats VALUES (50, 'b')").await.unwrap();
+    conn.query_drop("SET sql_mode = 'ANSI_QUOTES'").await.unwrap();
+    let row: Option<(String, i64)> = conn.query_first("EXECUTE s").await.unwrap();
+    assert_eq!(row, Some(("a".to_owned(), 4)));
+    assert_eq!(code(&conn.query_drop("SELECT \"a\"").await), 1054, "only the prepared one is of before");
+    conn.query_drop("ROLLBACK").await.unwrap();
+    let row: Option<(String, i64)> = conn.query_first("EXECUTE s").await.unwrap();
+    assert_eq!(row, Some(("a".to_owned(), 3)));
+    conn.query_drop("SET sql_mode = DEFAULT").await.unwrap();
+    let create =
+        "EXECUTE IMMEDIATE 'CREATE TABLE marks (id INT, mark VARCHAR(9) DEFAULT ?)' USING UPPER('x')";
+    conn.query_drop(create).await.unwrap();
+    conn.query_drop("INSERT INTO marks (id) VALUES (1)").await.unwrap();
+    let mark: Option<String> = conn.query_first("SELECT mark FROM marks").await.unwrap();
+    assert_eq!(mark.as_deref(), Some("X"));
 }
 
 async fn settings_warn_and_hide_no_way_past(conn: &mut Conn) {
@@ -80,7 +189,17 @@ async fn errors_read_as_a_servers(proxy: &Proxy, conn: &mut Conn) {
     assert_eq!(code(&proxy.login().database(Some("no_such")).connect().await), 1049);
     assert_eq!(code(&conn.query_drop("SET GLOBAL read_only = 0").await), 1227);
     // The account of this proxy on the servers may not.
-    assert_eq!(code(&conn.query_drop("SET GLOBAL max_connections = 100").await), 1227);
+    assert_eq!(code(&conn.query_drop("SET GLOBAL flush_time = 0").await), 1227);
+}
+
+async fn globals_are_set_beside_sessions(proxy: &Proxy, conn: &mut Conn) {
+    let mut other = proxy.connect().await;
+    other.query_drop("CREATE TEMPORARY TABLE own SELECT 5 AS n").await.unwrap();
+    conn.query_drop("SET GLOBAL max_connect_errors = 77").await.unwrap();
+    let set: Option<u32> = conn.query_first("SELECT @@max_connect_errors").await.unwrap();
+    assert_eq!(set, Some(77));
+    let kept: Option<u32> = other.query_first("SELECT n FROM own").await.unwrap();
+    assert_eq!(kept, Some(5), "what a session holds stays");
 }
 
 async fn sessions_are_killed(proxy: &Proxy, conn: &mut Conn) {

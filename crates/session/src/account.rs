@@ -102,6 +102,11 @@ impl Account {
             || self.schemas.iter().any(|allowed| allowed == schema)
     }
 
+    /// The schemas that it may use, if not all.
+    pub(crate) fn allowed(&self) -> Option<&[String]> {
+        self.restricted.then_some(&self.schemas)
+    }
+
     fn denied(&self, schema: &str) -> Failure {
         let note = format!("Access denied for user '{}' to database '{schema}'", self.name);
         Failure::new(ErrorId::DatabaseDenied).note(note).executed(Executed::No)

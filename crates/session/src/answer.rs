@@ -1,7 +1,7 @@
 //! Answers made in the proxy.
 
 use usher_wire::packet::{OkPacket, put_change};
-use usher_wire::result::{Answer, Column, Format, NOT_NULL, Value};
+use usher_wire::result::{Answer, Column, Format, Value};
 use usher_wire::status::Status;
 
 use crate::buffers;
@@ -109,17 +109,12 @@ impl Session {
     }
 
     /// A result set of one whole number.
-    pub(crate) async fn answer_number(&mut self, name: &str, value: Value<'_>, turn: Turn) -> Served {
-        let column = match value {
-            Value::Int(_) => Column::bigint(name),
-            _ => Column::unsigned(name),
-        };
-        let column = Column { flags: column.flags | NOT_NULL, ..column };
+    pub(crate) async fn answer_number(&mut self, column: Column<'_>, value: i64, turn: Turn) -> Served {
         self.row_count = -1;
         self.answer(turn, |answer, status| {
             let columns = [column];
             let mut table = answer.rows(Format::Text, &columns, status)?;
-            table.row(&[value])?;
+            table.row(&[Value::Int(value)])?;
             Ok(table.end(status, 0).seq())
         })
         .await

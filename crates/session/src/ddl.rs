@@ -15,7 +15,7 @@ use usher_directory::barrier::{self, Patience, Scope};
 use usher_directory::rows::{self, KeyType, TableKind, TableRow, TableState};
 use usher_directory::{Error, State, end_abandoned_schema_change, server};
 use usher_sql::ddl::{self, Ddl};
-use usher_sql::{DdlKind, Declaration, KeyType as SqlKeyType, Plan, Sharded, Table};
+use usher_sql::{DdlKind, Declaration, KeyType as SqlKeyType, Mode, Plan, Sharded, Table};
 use usher_topology::{Server, ShardId};
 use usher_wire::packet::OkPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
@@ -129,6 +129,12 @@ impl Session {
             Ok(answer.seq())
         })
         .await
+    }
+
+    /// Whether a schema change concerns unsharded tables alone.
+    pub(crate) fn changes_unsharded(&self, text: &[u8], mode: Mode) -> bool {
+        let parsed = ddl::parse(text, self.settings.schema(), mode);
+        matches!(parsed, Ok(Some(parsed)) if matches!(self.effect(&parsed), Ok(None)))
     }
 
     /// What a change means for the catalog; `None` if it concerns the global master alone.

@@ -20,7 +20,7 @@ use crate::in_flight::InFlight;
 use crate::relay::{Broken, Outcome, Watch, interrupted, is_read_only};
 use crate::route::Place;
 use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
-use crate::text_prepare::Naming;
+use crate::text_prepare::{Named, Naming};
 use crate::user_vars::Owed;
 use crate::watermark::Needs;
 
@@ -827,9 +827,12 @@ impl Session {
         let outcome = self.relay(lent, order.body.answer(), turn, watch).await?;
         self.handle.rests(lent);
         if let Some(Naming::Gives(named)) = &self.naming {
-            let hash = under(named.hash(), &lent.settings);
             match outcome.error {
-                None => lent.remember_name(named.name(), hash, self.shared.limits.statements_per_backend_max),
+                None => lent.remember_name(
+                    named.name(),
+                    named.hash(),
+                    self.shared.limits.statements_per_backend_max,
+                ),
                 Some(_) => lent.forget_name(named.name()),
             }
         }
@@ -844,15 +847,25 @@ impl Session {
     /// own words for that when the name is used.
     #[cold]
     async fn name_on(&mut self, lent: &mut Lent) -> Result<(), Fault> {
-        let Some(Naming::Uses(named)) = &self.naming else { return Ok(()) };
-        let hash = under(named.hash(), &lent.settings);
-        if lent.knows_name(named.name(), hash) {
+        let Some(Naming::Uses(named)) = self.naming.clone() else { return Ok(()) };
+        if lent.knows_name(named.name(), named.hash()) {
             return Ok(());
         }
-        let reply = lent.query(&named.prepare(self.mode)).await?;
-        match reply.error {
-            None => lent.remember_name(named.name(), hash, self.shared.limits.statements_per_backend_max),
-            Some(_) => lent.forget_name(named.name()),
+        lent.forget_name(named.name());
+        let own = Arc::clone(&lent.settings);
+        let target = named.meant_under(&own);
+        if own.meaning() == target.meaning() {
+            return self.say_name(lent, &named).await;
+        }
+        lent.bring_to(&target).await.map_err(lost_between)?;
+        self.say_name(lent, &named).await?;
+        lent.bring_to(&own).await.map_err(lost_between)
+    }
+
+    async fn say_name(&self, lent: &mut Lent, named: &Named) -> Result<(), Fault> {
+        if lent.query(&named.prepare()).await?.error.is_none() {
+            let max = self.shared.limits.statements_per_backend_max;
+            lent.remember_name(named.name(), named.hash(), max);
         }
         Ok(())
     }
@@ -1207,6 +1220,14 @@ pub(crate) fn checkout_failure(error: &BackendError) -> Failure {
         _ => ErrorId::ShardUnreachable,
     };
     Failure::new(id).note(error.to_string()).safe_to_retry()
+}
+
+/// Settings that a server had taken before are not what it refuses: the connection is not what it seems.
+fn lost_between(error: BackendError) -> Fault {
+    match error {
+        BackendError::Connect { fault, .. } => fault,
+        _ => Fault::Closed,
+    }
 }
 
 fn unsent(fault: Fault) -> Broken {

@@ -7,6 +7,7 @@ mod answer;
 mod buffers;
 #[cfg(test)]
 mod cost;
+mod databases;
 mod ddl;
 mod diagnostics;
 mod execute;
@@ -18,6 +19,7 @@ mod kill;
 mod local_file;
 mod login;
 mod metrics;
+mod own_values;
 mod plans;
 mod prepared;
 mod query;

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
-use usher_sql::{Kind, Literal, LiteralKind, Plan, Target};
+use usher_sql::{Kind, Literal, LiteralKind, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::COM_STMT_PREPARE;
@@ -15,6 +15,7 @@ use usher_wire::stmt::{Execute, Param, ParamType};
 use crate::buffers;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
+use crate::own_values::with_variables;
 use crate::query::{Text, unroutable, unsupported};
 use crate::route::{Place, Values};
 use crate::session::{Answered, Served, Session, Stop, Turn};
@@ -73,6 +74,14 @@ impl Session {
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
             None => (text.into(), Box::default()),
+        };
+        let server_text = match with_variables(&server_text, self.mode, &plan.uses, self.client.id)? {
+            Some(text) => text.into_boxed_slice(),
+            None => server_text,
+        };
+        let server_text = match plan.kind {
+            Kind::Show(ShowKind::Databases) => self.visible_databases(&server_text).into_boxed_slice(),
+            _ => server_text,
         };
         let schema: Option<Box<str>> = self.settings.schema().map(Into::into);
         let hash = hash_of(&server_text, schema.as_deref());
@@ -330,7 +339,9 @@ impl Session {
             *flags &= !CURSOR_FLAGS;
         }
         let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet };
+        self.prelude = self.own_values_prelude(&plan.uses);
         let served = self.run_execute(&plan, key, body, insert, turn).await;
+        self.prelude = None;
         if let Some(packet) = rewritten {
             buffers::give_back(packet);
         }
@@ -577,9 +588,6 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
         Kind::Kill | Kind::Xa | Kind::Load { .. } => refused("usher does not support it"),
         _ => match &plan.target {
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
-            _ if plan.uses.row_count || plan.uses.found_rows || plan.uses.connection_id => {
-                refused("usher does not yet support ROW_COUNT(), FOUND_ROWS() and CONNECTION_ID()")
-            }
             _ => Ok(()),
         },
     }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target, find_calls};
+use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, strip_attributes};
 use usher_wire::frame::write_packet;
-use usher_wire::result::Value;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::diagnostics::asks_of_the_one_before;
@@ -288,6 +287,7 @@ impl Session {
                 Err(Stop::Pass(self.local_files_refused()))
             }
             Kind::SetStatement => self.set_statement(statement, plan, turn).await,
+            Kind::Show(ShowKind::Databases) => self.show_databases(statement, plan, turn).await,
             Kind::Show(ShowKind::Variables | ShowKind::Status | ShowKind::Processlist) => {
                 self.beside(plan, statement.packets, turn).await
             }
@@ -368,56 +368,6 @@ impl Session {
             shard.servers.iter().any(|server| health.get(&server.id).is_some_and(|seen| seen.up))
         });
         Place { shard: healthy.map_or(ShardId::GLOBAL, |shard| shard.id), from_writer: false }
-    }
-
-    /// A statement with CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS(), which only the session knows.
-    async fn with_own_values(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
-        let found_rows = i64::try_from(self.found_rows).unwrap_or(i64::MAX);
-        let own = [
-            ("CONNECTION_ID", i64::from(self.client.id), plan.uses.connection_id),
-            ("ROW_COUNT", self.row_count, plan.uses.row_count),
-            ("FOUND_ROWS", found_rows, plan.uses.found_rows),
-        ];
-        let mut replacements = Vec::new();
-        for (name, value, used) in own {
-            let calls = if used { find_calls(statement.text, self.mode, name) } else { Vec::new() };
-            if let [only] = &calls[..]
-                && is_bare_select(statement.text, only, statement.digest.end)
-            {
-                let label = String::from_utf8_lossy(&statement.text[only.clone()]).into_owned();
-                if name != "FOUND_ROWS" {
-                    return self.answer_number(&label, Value::Int(value), turn).await;
-                }
-                // MySQL warns of it.
-                let quoted = label.replace('`', "``");
-                replacements.push((only.clone(), format!("({label} * 0 + {value}) AS `{quoted}`")));
-                continue;
-            }
-            // The function stays, for its type.
-            replacements.extend(calls.into_iter().map(|span| {
-                let call = String::from_utf8_lossy(statement.text.get(span.clone()).unwrap_or_default());
-                (span, format!("({call} * 0 + {value})"))
-            }));
-        }
-        if replacements.is_empty() {
-            return Err(unsupported("this use of CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS()"));
-        }
-        replacements.sort_by_key(|(span, _)| span.start);
-        let mut text = Vec::new();
-        let end = statement.digest.end.min(statement.text.len());
-        usher_sql::splice(&statement.text[..end], &replacements, &mut text)
-            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
-        let packets = packet(&text);
-        let mut plan = plan.clone();
-        (plan.uses.connection_id, plan.uses.row_count, plan.uses.found_rows) = (false, false, false);
-        match &plan.target {
-            Target::User { sources } => {
-                let key = self.values(statement).one_key(sources)?;
-                self.of_user(&plan, key, Body::Text(&packets), None, turn).await
-            }
-            Target::Global => self.global(&plan, Text { packets: &packets, ..statement }, turn).await,
-            _ => self.anywhere(&plan, &packets, turn).await,
-        }
     }
 
     /// A statement behind `/* usher: .. */`.
@@ -523,12 +473,6 @@ fn is_plain(kind: &Kind) -> bool {
             | Kind::Explain
             | Kind::Show(ShowKind::Other | ShowKind::Variables | ShowKind::Status | ShowKind::Processlist)
     )
-}
-
-/// Whether the text is `SELECT call` and no more.
-fn is_bare_select(text: &[u8], call: &std::ops::Range<usize>, end: usize) -> bool {
-    let before = text.get(..call.start).unwrap_or_default().trim_ascii();
-    call.end == end && before.eq_ignore_ascii_case(b"select")
 }
 
 /// A COM_QUERY of this text.

@@ -302,6 +302,7 @@ impl Session {
 
     /// Waits for bytes of the client: without a buffer, if it is idle. Not for ever, nor when the proxy stops.
     async fn read_more(&mut self, buf: &mut Vec<u8>, patience: &mut Patience) -> Result<(), End> {
+        patience.idle_max = self.idle_max();
         let stream = &mut self.client.stream;
         if buf.is_empty() {
             buffers::give_back(std::mem::take(buf));
@@ -317,6 +318,12 @@ impl Session {
             0 => Err(End::Gone),
             _ => Ok(()),
         }
+    }
+
+    /// The longest it may be idle: what the client has set itself, if that is less.
+    fn idle_max(&self) -> Duration {
+        let set = self.settings.variable("wait_timeout").and_then(|value| value.parse().ok());
+        Duration::from_secs(set.unwrap_or(u64::MAX).min(self.shared.limits.idle_client_s))
     }
 
     /// Serves one command, if it is in the buffer as a whole.
@@ -579,7 +586,7 @@ impl Session {
         let last_words = match end {
             End::Refused(id @ ErrorId::Draining) => Some(Failure::new(*id)),
             End::Refused(id @ ErrorId::IdleTimeout) => {
-                Some(Failure::new(*id).field("limits.idle_client_s", self.shared.limits.idle_client_s))
+                Some(Failure::new(*id).field("idle_s", self.idle_max().as_secs()))
             }
             _ => None,
         };
@@ -616,6 +623,8 @@ struct Patience {
     interrupt: Pin<Box<dyn Future<Output = ()> + Send>>,
     idle: Pin<Box<tokio::time::Sleep>>,
     idle_max: Duration,
+    /// What the timer was set for.
+    timed: Duration,
 }
 
 impl Patience {
@@ -625,6 +634,7 @@ impl Patience {
             interrupt: Box::pin(interrupted(shared.stopping.subscribe())),
             idle: Box::pin(tokio::time::sleep(idle_max)),
             idle_max,
+            timed: idle_max,
         }
     }
 
@@ -635,6 +645,11 @@ impl Patience {
         last_active: Instant,
     ) -> Result<T, End> {
         let mut client = std::pin::pin!(client);
+        if self.timed != self.idle_max {
+            self.timed = self.idle_max;
+            let rest = self.idle_max.saturating_sub(last_active.elapsed());
+            self.idle.as_mut().reset(tokio::time::Instant::now() + rest);
+        }
         loop {
             tokio::select! {
                 biased;

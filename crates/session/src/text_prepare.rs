@@ -3,18 +3,23 @@
 
 use std::sync::Arc;
 
+use usher_backend::Settings;
 use usher_sql::prepare::{Prepare, Source, parse};
-use usher_sql::{DdlKind, Kind, Literal, LiteralKind, Mode, Plan, Target};
+use usher_sql::{Kind, Literal, LiteralKind, Mode, Plan, Target};
 use usher_topology::ShardId;
 use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
-use crate::execute::{Body, Order};
+use crate::execute::{Body, Order, under};
 use crate::prepared::hash_of;
-use crate::query::{Text, packet, unsupported};
+use crate::query::{Text, is_temporary, packet, unsupported};
 use crate::route::Place;
 use crate::session::{Served, Session, Stop, Turn};
 use crate::user_vars::Carried;
+
+/// Settings that decide what a text means, besides SET NAMES.
+const OF_TEXTS: &[&str] =
+    &["sql_mode", "character_set_client", "character_set_connection", "collation_connection"];
 
 /// A statement that the client has prepared under a name.
 #[derive(Debug)]
@@ -22,6 +27,9 @@ pub(crate) struct Named {
     name: Box<str>,
     text: Box<[u8]>,
     schema: Option<Box<str>>,
+    /// Those in force when it was prepared decide what it means, whatever they are when it is executed.
+    settings: Arc<Settings>,
+    mode: Mode,
     hash: u128,
 }
 
@@ -39,14 +47,31 @@ impl Named {
         &self.name
     }
 
+    /// Of its text, its schema and its settings.
     pub(crate) fn hash(&self) -> u128 {
         self.hash
     }
 
-    /// The statement that prepares it.
-    pub(crate) fn prepare(&self, mode: Mode) -> Vec<u8> {
+    /// The settings of a connection, but for those that decide what a text means.
+    pub(crate) fn meant_under(&self, settings: &Settings) -> Arc<Settings> {
+        let mut edit = settings.edit();
+        if self.settings.names() != settings.names() {
+            edit.names(self.settings.names());
+        }
+        for name in OF_TEXTS {
+            match self.settings.variable(name) {
+                value if value == settings.variable(name) && self.settings.names() == settings.names() => {}
+                Some(value) => _ = edit.variable(name, value),
+                None => _ = edit.unset(name),
+            }
+        }
+        edit.build()
+    }
+
+    /// The statement that prepares it, to be said under its settings.
+    pub(crate) fn prepare(&self) -> Vec<u8> {
         let mut out = format!("PREPARE `{}` FROM '", self.name.replace('`', "``")).into_bytes();
-        escape(&self.text, mode, &mut out);
+        escape(&self.text, self.mode, &mut out);
         out.push(b'\'');
         out
     }
@@ -63,7 +88,12 @@ impl Session {
                 let Some(named) = self.named.get(name.as_str()).cloned() else {
                     return Err(unknown(&name, "EXECUTE"));
                 };
-                self.execute_named(&named, using, statement, turn).await
+                match self.execute_named(&named, using.clone(), statement, turn).await {
+                    Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
+                        self.execute_named(&named, using, statement, turn).await
+                    }
+                    served => served,
+                }
             }
             Some(Prepare::Immediate { source, using }) => {
                 let text = self.source(source)?;
@@ -93,14 +123,21 @@ impl Session {
         // The old one is gone, whatever becomes of the new.
         self.named.remove(name.as_str());
         let text = self.source(source)?;
-        let (_, inner) = self.inner(&text);
+        let (_, inner) = self.inner(&text, self.mode);
         self.account.may(&inner, &self.shared.schemas)?;
         if let Target::Unsupported { reason } = &inner.target {
             return Err(unsupported(reason));
         }
         let schema = self.settings.schema().map(Into::into);
-        let hash = hash_of(&text, schema.as_deref());
-        let named = Arc::new(Named { name: name.as_str().into(), text: text.into(), schema, hash });
+        let hash = under(hash_of(&text, schema.as_deref()), &self.settings);
+        let named = Arc::new(Named {
+            name: name.as_str().into(),
+            text: text.into(),
+            schema,
+            settings: Arc::clone(&self.settings),
+            mode: self.mode,
+            hash,
+        });
         let place = match inner.target {
             Target::AnyServer | Target::Session => self.any_place(),
             _ => Place { shard: ShardId::GLOBAL, from_writer: true },
@@ -130,15 +167,15 @@ impl Session {
             self.settings = self.settings.edit().schema(schema).build();
             self.schema_hash = self.shared.plans.schema_hash(Some(schema));
         }
-        let (literals, inner) = self.inner(&named.text);
-        let served = match is_relayed(&inner) {
+        let (_, inner) = self.inner(&named.text, named.mode);
+        let served = match self.is_relayed(&named.text, &inner, named.mode) {
             true => {
                 self.naming = Some(Naming::Uses(Arc::clone(named)));
                 let served = self.relayed(&inner, statement, turn).await;
                 self.naming = None;
                 served
             }
-            false => self.expanded(&named.text, &literals, using, turn).await,
+            false => self.expanded(&named.text, using, turn).await,
         };
         if moved && schema.is_some() && self.settings.schema() == schema {
             self.settings = match own.0.schema() {
@@ -157,17 +194,34 @@ impl Session {
         statement: Text<'_>,
         turn: Turn,
     ) -> Served {
-        let (literals, inner) = self.inner(text);
-        match is_relayed(&inner) {
+        let (_, inner) = self.inner(text, self.mode);
+        match self.is_relayed(text, &inner, self.mode) {
             true => self.relayed(&inner, statement, turn).await,
-            false => self.expanded(text, &literals, using, turn).await,
+            false => self.expanded(text, using, turn).await,
         }
     }
 
-    fn inner(&mut self, text: &[u8]) -> (Vec<Literal>, Arc<Plan>) {
+    fn inner(&self, text: &[u8], mode: Mode) -> (Vec<Literal>, Arc<Plan>) {
         let mut literals = Vec::new();
-        let digest = usher_sql::digest(text, self.mode, &mut literals);
-        (literals, self.plan(text, &digest))
+        let digest = usher_sql::digest(text, mode, &mut literals);
+        let schema = (self.settings.schema(), self.schema_hash);
+        let catalog = self.shared.catalog.load();
+        let plan = self.shared.plans.plan(text, &digest, schema, mode, &catalog, &self.shared.metrics);
+        (literals, plan)
+    }
+
+    /// Whether a statement goes to a server as it is: it changes nothing that the session keeps, and names no user.
+    fn is_relayed(&self, text: &[u8], plan: &Plan, mode: Mode) -> bool {
+        let uses = &plan.uses;
+        let own_values = uses.row_count || uses.found_rows || uses.connection_id || uses.diagnostics;
+        // What waits for a table has to be looked at once the table is there.
+        if own_values || plan.creating.is_some() {
+            return false;
+        }
+        match plan.kind {
+            Kind::Ddl(kind) if !is_temporary(kind) => self.changes_unsharded(text, mode),
+            _ => !is_of_the_session(plan) && matches!(plan.target, Target::Global | Target::AnyServer),
+        }
     }
 
     /// The client's own words go to a server.
@@ -175,19 +229,19 @@ impl Session {
         // What the account may do can have changed since it was prepared; and schemas that there are.
         self.account.may(inner, &self.shared.schemas)?;
         match inner.target {
+            _ if matches!(inner.kind, Kind::Ddl(kind) if !is_temporary(kind)) => {
+                self.end_open(b"COMMIT").await?;
+                self.end_transaction();
+                Box::pin(self.global(inner, statement, turn)).await
+            }
             Target::Global => Box::pin(self.global(inner, statement, turn)).await,
             _ => Box::pin(self.anywhere(inner, statement.packets, turn)).await,
         }
     }
 
     /// The statement itself, with the variables' values for its parameters.
-    async fn expanded(
-        &mut self,
-        text: &[u8],
-        literals: &[Literal],
-        using: Option<Vec<String>>,
-        turn: Turn,
-    ) -> Served {
+    async fn expanded(&mut self, text: &[u8], using: Option<Vec<String>>, turn: Turn) -> Served {
+        let (literals, _) = self.inner(text, self.mode);
         let Some(using) = using else {
             return Err(unsupported("EXECUTE .. USING something other than @variables"));
         };
@@ -232,9 +286,8 @@ impl Session {
     }
 }
 
-/// Whether a statement goes to a server as it is: it changes nothing that the session keeps, and names no user.
-fn is_relayed(plan: &Plan) -> bool {
-    let of_the_session = matches!(
+fn is_of_the_session(plan: &Plan) -> bool {
+    matches!(
         plan.kind,
         Kind::Begin { .. }
             | Kind::Commit { .. }
@@ -244,16 +297,10 @@ fn is_relayed(plan: &Plan) -> bool {
             | Kind::ReleaseSavepoint(_)
             | Kind::Set
             | Kind::Use(_)
-            | Kind::Ddl(_)
             | Kind::Kill
             | Kind::Xa
             | Kind::Show(_)
-    );
-    let uses = &plan.uses;
-    let own_values = uses.row_count || uses.found_rows || uses.connection_id || uses.diagnostics;
-    let temporary =
-        matches!(plan.kind, Kind::Ddl(DdlKind::CreateTemporaryTable | DdlKind::DropTemporaryTable));
-    (!of_the_session || temporary) && !own_values && matches!(plan.target, Target::Global | Target::AnyServer)
+    )
 }
 
 /// The inside of a string literal.

@@ -10,6 +10,7 @@
 
 mod catalog;
 mod charset;
+mod column;
 pub mod ddl;
 mod declaration;
 mod digest;
@@ -24,6 +25,7 @@ mod splice;
 
 pub use catalog::{Catalog, Sharded, Table};
 pub use charset::is_utf8;
+pub use column::unnamed_columns;
 pub use declaration::{Declaration, DeclarationError};
 pub use digest::{Digest, digest};
 pub use hint::Hints;

@@ -341,6 +341,8 @@ fn show(tokens: &Tokens<'_>, at: usize) -> Plan {
         ShowKind::Status
     } else if tokens.is_word(what, "PROCESSLIST") {
         ShowKind::Processlist
+    } else if tokens.is_any(what, &["DATABASES", "SCHEMAS"]) {
+        return Plan::simple(Kind::Show(ShowKind::Databases), Target::Global);
     } else {
         return Plan::simple(Kind::Show(ShowKind::Other), Target::Global);
     };

@@ -205,6 +205,8 @@ pub enum ShowKind {
     Status,
     /// SHOW [FULL] PROCESSLIST.
     Processlist,
+    /// SHOW DATABASES.
+    Databases,
     /// Anything else: the global master answers.
     Other,
 }

@@ -1,0 +1,168 @@
+//! CONNECTION_ID(), ROW_COUNT() and FOUND_ROWS(): their values are the session's, whatever connection a statement runs on.
+//! The functions stay in the statement, behind the values, since they tell types and lengths.
+
+use std::ops::Range;
+
+use usher_sql::{Mode, Plan, Target, Uses, find_calls, unnamed_columns};
+use usher_wire::result::{Column, NOT_NULL};
+use usher_wire::sqlerr::{ErrorId, Failure};
+
+use crate::execute::Body;
+use crate::query::{Text, packet, unsupported};
+use crate::session::{Served, Session, Stop, Turn};
+
+/// The variables that bring the values to a prepared statement.
+const VARIABLES: [&str; 2] = ["@usher.row_count", "@usher.found_rows"];
+
+impl Session {
+    /// A statement with such calls.
+    pub(crate) async fn with_own_values(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let end = statement.digest.end.min(statement.text.len());
+        let text = statement.text.get(..end).unwrap_or_default();
+        let values = self.own_values();
+        let (text_calls, uses) = (calls(text, self.mode, &plan.uses), &plan.uses);
+        if let [(call, function)] = &text_calls[..]
+            && is_bare_select(text, call)
+            && !uses.found_rows
+        {
+            let label = String::from_utf8_lossy(text.get(call.clone()).unwrap_or_default()).into_owned();
+            let column = match function {
+                0 => self.connection_id_column(&label),
+                _ => Column::bigint(&label),
+            };
+            let column = Column { flags: column.flags | NOT_NULL, ..column };
+            return self.answer_number(column, values[*function], turn).await;
+        }
+        let given = values.map(|value| value.to_string());
+        let Some(text) = with_values(text, self.mode, &text_calls, &given)? else {
+            return Err(unsupported("this use of CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS()"));
+        };
+        let packets = packet(&text);
+        let mut plan = plan.clone();
+        (plan.uses.connection_id, plan.uses.row_count, plan.uses.found_rows) = (false, false, false);
+        match &plan.target {
+            Target::User { sources } => {
+                let key = self.values(statement).one_key(sources)?;
+                self.of_user(&plan, key, Body::Text(&packets), None, turn).await
+            }
+            Target::Global => self.global(&plan, Text { packets: &packets, ..statement }, turn).await,
+            _ => self.anywhere(&plan, &packets, turn).await,
+        }
+    }
+
+    /// What a server is to be told before it executes a prepared statement with such calls.
+    pub(crate) fn own_values_prelude(&self, uses: &Uses) -> Option<Box<str>> {
+        if !(uses.row_count || uses.found_rows) {
+            return None;
+        }
+        let [_, values @ ..] = self.own_values();
+        let assigned: Vec<String> =
+            VARIABLES.iter().zip(values).map(|(name, value)| format!("{name} = {value}")).collect();
+        Some(format!("SET {}", assigned.join(", ")).into())
+    }
+
+    fn own_values(&self) -> [i64; 3] {
+        let found_rows = i64::try_from(self.found_rows).unwrap_or(i64::MAX);
+        [i64::from(self.client.id), self.row_count, found_rows]
+    }
+
+    fn connection_id_column<'a>(&self, label: &'a str) -> Column<'a> {
+        const LONG: u8 = 3;
+        match self.shared.server_version.contains("MariaDB") {
+            true => Column { ty: LONG, length: 10, ..Column::unsigned(label) },
+            false => Column::unsigned(label),
+        }
+    }
+}
+
+/// The text of a prepared statement of session `id`, which finds the other values in variables.
+///
+/// # Errors
+/// As [`with_values`].
+pub(crate) fn with_variables(text: &[u8], mode: Mode, uses: &Uses, id: u32) -> Result<Option<Vec<u8>>, Stop> {
+    if !is_used(uses).contains(&true) {
+        return Ok(None);
+    }
+    // The id is the session's to the end, so that it may be a literal, from which MariaDB tells the type.
+    let [row_count, found_rows] = VARIABLES.map(|name| format!("CAST({name} AS SIGNED)"));
+    let given = [id.to_string(), row_count, found_rows];
+    with_values(text, mode, &calls(text, mode, uses), &given)
+}
+
+fn is_used(uses: &Uses) -> [bool; 3] {
+    [uses.connection_id, uses.row_count, uses.found_rows]
+}
+
+/// Where the calls are, and which function each is of.
+fn calls(text: &[u8], mode: Mode, uses: &Uses) -> Vec<(Range<usize>, usize)> {
+    let names = ["CONNECTION_ID", "ROW_COUNT", "FOUND_ROWS"];
+    let used = names.into_iter().zip(is_used(uses)).enumerate().filter(|(_, (_, used))| *used);
+    let mut calls: Vec<(Range<usize>, usize)> = used
+        .flat_map(|(at, (name, _))| find_calls(text, mode, name).into_iter().map(move |call| (call, at)))
+        .collect();
+    calls.sort_by_key(|(call, _)| call.start);
+    calls
+}
+
+/// The text with values in front of the calls, and its columns named as they were; `None` if there is no call.
+///
+/// # Errors
+/// A call or a column is not where it was found.
+fn with_values(
+    text: &[u8],
+    mode: Mode,
+    calls: &[(Range<usize>, usize)],
+    values: &[String; 3],
+) -> Result<Option<Vec<u8>>, Stop> {
+    if calls.is_empty() {
+        return Ok(None);
+    }
+    let columns = unnamed_columns(text, mode);
+    let mut replacements: Vec<(Range<usize>, String)> = Vec::new();
+    for (call, function) in calls {
+        let value = values.get(*function).map_or("NULL", String::as_str);
+        let word = String::from_utf8_lossy(text.get(call.clone()).unwrap_or_default());
+        let instead = match function {
+            0 => format!("COALESCE(CAST({value} AS UNSIGNED), {word})"),
+            _ => format!("COALESCE({value}, {word})"),
+        };
+        replacements.push((call.clone(), instead));
+    }
+    for column in columns {
+        let changed = calls.iter().any(|(call, _)| column.start <= call.start && call.end <= column.end);
+        let name = text.get(column.clone()).and_then(|name| std::str::from_utf8(name).ok());
+        if let Some(name) = name.filter(|_| changed) {
+            replacements.push((column.end..column.end, format!(" AS `{}`", name.replace('`', "``"))));
+        }
+    }
+    replacements.sort_by_key(|(span, _)| (span.end, span.start));
+    let mut out = Vec::new();
+    usher_sql::splice(text, &replacements, &mut out)
+        .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+    Ok(Some(out))
+}
+
+/// Whether the text is `SELECT call` and no more.
+fn is_bare_select(text: &[u8], call: &Range<usize>) -> bool {
+    let before = text.get(..call.start).unwrap_or_default().trim_ascii();
+    call.end == text.len() && before.eq_ignore_ascii_case(b"select")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stand_in_front_and_columns_keep_their_names() {
+        let uses = Uses { row_count: true, connection_id: true, ..Uses::default() };
+        let text = b"SELECT hex(row_count()), CONNECTION_ID() AS id, 'row_count()'";
+        let found = calls(text, Mode::default(), &uses);
+        let values = ["7", "-1", "0"].map(str::to_owned);
+        let changed = with_values(text, Mode::default(), &found, &values).unwrap_or_default();
+        assert_eq!(
+            String::from_utf8_lossy(&changed.unwrap_or_default()),
+            "SELECT hex(COALESCE(-1, row_count())) AS `hex(row_count())`, \
+             COALESCE(CAST(7 AS UNSIGNED), CONNECTION_ID()) AS id, 'row_count()'"
+        );
+    }
+}
