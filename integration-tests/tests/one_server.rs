@@ -202,6 +202,15 @@ async fn globals_are_set_beside_sessions(proxy: &Proxy, conn: &mut Conn) {
     assert_eq!(kept, Some(5), "what a session holds stays");
 }
 
+/// Id, command, state and statement of the sessions that are shown.
+async fn processes(conn: &mut Conn) -> Vec<(u64, String, String, Option<String>)> {
+    let rows: Vec<Row> = conn.query("SHOW FULL PROCESSLIST").await.unwrap();
+    rows.into_iter()
+        .map(|row| (row.get(0), row.get(4), row.get(6), row.get(7)))
+        .map(|(id, command, state, info)| (id.unwrap(), command.unwrap(), state.unwrap(), info.unwrap()))
+        .collect()
+}
+
 async fn sessions_are_killed(proxy: &Proxy, conn: &mut Conn) {
     let mut other = proxy.connect().await;
     let id = other.id();
@@ -211,15 +220,23 @@ async fn sessions_are_killed(proxy: &Proxy, conn: &mut Conn) {
     });
     until("the statement to be at work", || async {
         let mut looking = proxy.connect().await;
-        let look = "SELECT id FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(30)%'";
-        let at_work: Vec<u64> = looking.query(look).await.unwrap();
-        !at_work.is_empty()
+        let at_work = processes(&mut looking).await.into_iter().find(|process| process.0 == u64::from(id));
+        let (_, command, state, info) = at_work.unwrap();
+        let sleeps = info.is_some_and(|info| info == "SELECT SLEEP(30) FROM seats LIMIT 1");
+        sleeps && command == "Query" && state.starts_with("on global, server g")
     })
     .await;
+    let own = processes(conn).await.into_iter().find(|process| process.0 == u64::from(conn.id())).unwrap();
+    assert_eq!((own.1.as_str(), own.2.as_str()), ("Query", "in usher"));
+    assert_eq!(own.3.as_deref(), Some("SHOW FULL PROCESSLIST"));
     conn.query_drop(format!("KILL QUERY {id}")).await.unwrap();
     let (slept, mut other) = sleeping.await.unwrap();
     // MariaDB's SLEEP() tells of it by its value.
     assert!(matches!(slept, Ok(Some(1)) | Err(_)), "{slept:?}");
+    let mut looking = proxy.connect().await;
+    let listed =
+        processes(&mut looking).await.into_iter().find(|process| process.0 == u64::from(id)).unwrap();
+    assert_eq!((listed.1.as_str(), listed.2.as_str(), listed.3), ("Sleep", "", None));
     conn.query_drop(format!("KILL {id}")).await.unwrap();
     assert!(other.ping().await.is_err());
     until("the session to be gone", || async {

@@ -37,6 +37,11 @@ impl Drop for Seat {
 }
 
 impl Account {
+    /// Whether what concerns all accounts is open to it.
+    pub(crate) fn is_admin(&self) -> bool {
+        self.admin
+    }
+
     /// A place for one more connection.
     pub(crate) fn seat(self: &Arc<Self>) -> Result<Seat, Failure> {
         let seat = Seat(Arc::clone(self));

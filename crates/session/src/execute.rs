@@ -259,7 +259,8 @@ impl Session {
     async fn run_on_writer(&mut self, order: &mut Order<'_>, turn: Turn) -> Served {
         let shared = Arc::clone(&self.shared);
         let in_transaction = self.transaction != Transaction::None;
-        let mut hold = Hold::new(&shared, in_transaction);
+        let handle = Arc::clone(&self.handle);
+        let mut hold = Hold::new(&shared, &handle, in_transaction);
         loop {
             self.cleared.clear();
             let leave =
@@ -678,7 +679,8 @@ impl Session {
         order: &mut Order<'_>,
     ) -> Result<Admitted, Stop> {
         let shared = Arc::clone(&self.shared);
-        let mut hold = Hold::new(&shared, self.transaction != Transaction::None);
+        let handle = Arc::clone(&self.handle);
+        let mut hold = Hold::new(&shared, &handle, self.transaction != Transaction::None);
         if !open {
             let leave = self.admit(order, &mut hold).await?;
             let here = order.place.shard == bound.shard;

@@ -6,6 +6,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
+use crate::sessions::Handle;
 use crate::shared::Shared;
 
 /// How long to wait before a server that could not be reached is tried again, if no news come first.
@@ -15,13 +16,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Hold<'s> {
     shared: &'s Shared,
+    handle: &'s Handle,
     since: Option<(Instant, SemaphorePermit<'s>)>,
     in_transaction: bool,
 }
 
 impl<'s> Hold<'s> {
-    pub(crate) fn new(shared: &'s Shared, in_transaction: bool) -> Self {
-        Self { shared, since: None, in_transaction }
+    pub(crate) fn new(shared: &'s Shared, handle: &'s Handle, in_transaction: bool) -> Self {
+        Self { shared, handle, since: None, in_transaction }
     }
 
     /// Waits until the deployment's state is newer than `version`.
@@ -63,6 +65,7 @@ impl<'s> Hold<'s> {
             let limit = self.shared.limits.held_max;
             return Err(Failure::new(id).field("limits.held_max", limit).note(why.message()).safe_to_retry());
         };
+        self.handle.hold(true);
         self.shared.metrics.held.inc();
         self.shared.metrics.holding.inc();
         self.since = Some((Instant::now(), permit));
@@ -79,6 +82,7 @@ impl<'s> Hold<'s> {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         if self.since.is_some() {
+            self.handle.hold(false);
             self.shared.metrics.holding.dec();
         }
     }

@@ -1,82 +1,11 @@
 //! KILL: ends another session of this proxy, or what it runs at the moment.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use usher_backend::Lent;
 use usher_topology::ServerId;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
 use crate::query::unsupported;
 use crate::session::{End, Served, Session, Stop, Turn};
-
-/// What others can reach of a session.
-#[derive(Debug, Default)]
-pub(crate) struct Handle {
-    account: String,
-    /// Server and thread that run its statement: two halves; 0 is none.
-    running: AtomicU64,
-    /// Somebody is about to kill what runs: the connection must not be lent to anybody else.
-    killing: AtomicBool,
-    ended: AtomicBool,
-    wake: Notify,
-}
-
-impl Handle {
-    /// A statement is sent to this connection.
-    pub(crate) fn runs_on(&self, lent: &Lent) {
-        let place = u64::from(lent.server().id.0) << 32 | u64::from(lent.thread_id());
-        self.running.store(place, Ordering::SeqCst);
-    }
-
-    /// It has been answered. A kill that has been sent meanwhile may still arrive there.
-    pub(crate) fn rests(&self, lent: &mut Lent) {
-        self.running.store(0, Ordering::SeqCst);
-        if self.killing.load(Ordering::SeqCst) && !lent.is_discarded() {
-            lent.dirty = true;
-        }
-    }
-
-    /// Whether the session has been killed.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
-    }
-
-    /// Completes once it has been killed.
-    pub(crate) async fn ended(&self) {
-        while !self.is_ended() {
-            self.wake.notified().await;
-        }
-    }
-
-    fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.wake.notify_one();
-    }
-}
-
-/// The sessions of this proxy by their connection ids.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions(Mutex<HashMap<u32, Arc<Handle>>>);
-
-impl Sessions {
-    pub(crate) fn enter(&self, id: u32, account: &str) -> Arc<Handle> {
-        let handle = Arc::new(Handle { account: account.to_owned(), ..Handle::default() });
-        self.0.lock().insert(id, Arc::clone(&handle));
-        handle
-    }
-
-    pub(crate) fn leave(&self, id: u32) {
-        self.0.lock().remove(&id);
-    }
-
-    fn named(&self, id: u64) -> Option<Arc<Handle>> {
-        self.0.lock().get(&u32::try_from(id).ok()?).cloned()
-    }
-}
+use crate::sessions::Handle;
 
 impl Session {
     /// KILL in text.
@@ -113,17 +42,12 @@ impl Session {
 
     /// Kills on the server what the other session runs there.
     async fn stop_running(&self, handle: &Handle, query: bool) -> Result<(), Stop> {
-        handle.killing.store(true, Ordering::SeqCst);
-        let running = handle.running.load(Ordering::SeqCst);
-        let sent = match running {
-            0 => Ok(()),
-            place => {
-                let [.., a, b, c, d] = place.to_be_bytes();
-                let server = ServerId(u32::try_from(place >> 32).unwrap_or_default());
-                self.send_kill(server, u32::from_be_bytes([a, b, c, d]), query).await
-            }
+        handle.begin_kill();
+        let sent = match handle.runs_at() {
+            None => Ok(()),
+            Some((server, thread)) => self.send_kill(server, thread, query).await,
         };
-        handle.killing.store(false, Ordering::SeqCst);
+        handle.end_kill();
         sent
     }
 

@@ -170,6 +170,7 @@ impl Session {
         turn: Turn,
     ) -> Served {
         let Some(mut prepared) = self.statements.remove(&id) else { return Err(unknown(id)) };
+        self.handle.says(&prepared.text);
         let served = self.execute_taken(&mut prepared, raw, joined, turn).await;
         prepared.long.clear();
         prepared.long_too_big = false;

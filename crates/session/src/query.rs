@@ -168,7 +168,7 @@ impl Session {
             "table {table} is being created; if that has failed, send the CREATE TABLE again or DROP TABLE IF EXISTS"
         );
         let why = Failure::new(ErrorId::HoldExpired).note(note);
-        let mut hold = Hold::new(&self.shared, self.transaction != Transaction::None);
+        let mut hold = Hold::new(&self.shared, &self.handle, self.transaction != Transaction::None);
         let schema = table.schema.as_deref().unwrap_or_default();
         loop {
             let version = self.shared.directory.state().version;
@@ -288,7 +288,12 @@ impl Session {
             }
             Kind::SetStatement => self.set_statement(statement, plan, turn).await,
             Kind::Show(ShowKind::Databases) => self.show_databases(statement, plan, turn).await,
-            Kind::Show(ShowKind::Variables | ShowKind::Status | ShowKind::Processlist) => {
+            Kind::Show(ShowKind::Processlist) => {
+                let mut words = statement.text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+                let full = words.nth(1).is_some_and(|word| word.eq_ignore_ascii_case(b"FULL"));
+                self.show_processlist(full, turn).await
+            }
+            Kind::Show(ShowKind::Variables | ShowKind::Status) => {
                 self.beside(plan, statement.packets, turn).await
             }
             _ => match &plan.target {

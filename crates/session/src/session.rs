@@ -12,7 +12,7 @@ use usher_backend::{Lent, Settings, Stream};
 use usher_sql::{Literal, Mode};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
-use usher_wire::command::Command;
+use usher_wire::command::{COM_QUERY, COM_STMT_PREPARE, Command};
 use usher_wire::frame::message;
 use usher_wire::handshake::{ChangeUser, Salt};
 use usher_wire::packet::{ErrPacket, TrackSet};
@@ -25,8 +25,8 @@ use crate::account::{Account, Seat};
 use crate::diagnostics::RanOn;
 use crate::execute::said;
 use crate::in_flight::Slot;
-use crate::kill::Handle;
 use crate::prepared::Prepared;
+use crate::sessions::Handle;
 use crate::set::Edit;
 use crate::shared::Shared;
 use crate::text_prepare::{Named, Naming};
@@ -234,7 +234,7 @@ impl Session {
         settings: Arc<Settings>,
     ) -> Self {
         let slot = shared.in_flight.register();
-        let handle = shared.sessions.enter(client.id, &account.name);
+        let handle = shared.sessions.enter(client.id, &account.name, client.from, &settings);
         let schema_hash = shared.plans.schema_hash(settings.schema());
         let turn = client.id as usize;
         Self {
@@ -346,6 +346,7 @@ impl Session {
                     drop(buf.drain(..wire_len))
                 }
                 self.last_active = Instant::now();
+                self.handle.sleeps(&self.settings, self.last_active);
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -377,6 +378,10 @@ impl Session {
         let caps = self.client.caps;
         let turn = Turn { seq, more: false };
         let head = joined.as_deref().or_else(|| raw.get(4..)).unwrap_or_default();
+        // The text of a prepared statement follows when it has been found.
+        let (command, text) = head.split_first().unwrap_or((&0, &[]));
+        let text = if matches!(*command, COM_QUERY | COM_STMT_PREPARE) { text } else { &[] };
+        self.handle.begins(*command, text, &self.settings);
         let served = match Command::parse(head, caps) {
             Ok(Command::Query(query)) => {
                 let at = query.text_at;
@@ -485,7 +490,7 @@ impl Session {
             Command::Unknown(byte) => Err(unsupported_command(byte)),
             Command::FieldList { table, wildcard } => self.field_list(table, wildcard, turn).await,
             Command::Refresh(_) => Err(unsupported_command(0x07)),
-            Command::ProcessInfo => Err(unsupported_command(0x0a)),
+            Command::ProcessInfo => self.show_processlist(true, turn).await,
             Command::ProcessKill(id) => self.kill(id.into(), false, turn).await,
             Command::StmtFetch { id, .. } => Err(self.no_cursor(id)),
             Command::Quit | Command::Query(_) | Command::StmtExecute { .. } => {

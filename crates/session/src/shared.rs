@@ -19,10 +19,10 @@ use usher_wire::auth::ServerKey;
 
 use crate::account::Accounts;
 use crate::in_flight::{InFlight, Scope};
-use crate::kill::Sessions;
 use crate::metrics::SessionMetrics;
 use crate::plans::Plans;
 use crate::schemas::{self, Schemas};
+use crate::sessions::Sessions;
 use crate::watermark::Watermarks;
 
 /// What a proxy is set up with.
