@@ -33,6 +33,7 @@ async fn an_unsharded_schema_is_as_on_one_server() {
     ushers_own_schema_is_not_shown(&mut conn).await;
     let global = bed.endpoints.servers().find(|server| server.name.starts_with('g')).unwrap();
     own_values_are_as_a_servers(&mut conn, &mut admin(global).await).await;
+    schema_changes_are_prepared(&mut conn).await;
     the_clients_own_timeout_holds(&proxy).await;
     sessions_are_killed(&proxy, &mut conn).await;
     proxy.stop().await;
@@ -99,6 +100,27 @@ async fn own_values_are_as_a_servers(conn: &mut Conn, plain: &mut Conn) {
     conn.query_drop("UPDATE seats SET name = 'b' WHERE id < 4").await.unwrap();
     let asked: Option<(i64, i64, u32)> = conn.exec_first(&statement, ()).await.unwrap();
     assert_eq!(asked.map(|row| row.0), Some(3));
+}
+
+/// Schema changes and USE as prepared statements, and what a server says when it prepares.
+async fn schema_changes_are_prepared(conn: &mut Conn) {
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop("INSERT INTO seats VALUES (60, 'c')").await.unwrap();
+    conn.exec_drop("CREATE TABLE ranks (id INT, mark VARCHAR(9) DEFAULT ?)", ("y",)).await.unwrap();
+    conn.query_drop("ROLLBACK").await.unwrap();
+    let kept: Option<i64> = conn.query_first("SELECT COUNT(*) FROM seats WHERE id = 60").await.unwrap();
+    assert_eq!(kept, Some(1), "a schema change commits");
+    let sharded = "CREATE TABLE lost (user_id INT, mark INT DEFAULT ?) COMMENT 'usher:sharded key=user_id'";
+    assert_eq!(code(&conn.exec_drop(sharded, (1,)).await), 1235);
+    assert_eq!(code(&conn.query_drop("SELECT * FROM lost").await), 1146);
+    conn.exec_drop("USE information_schema", ()).await.unwrap();
+    let schema: Option<String> = conn.query_first("SELECT DATABASE()").await.unwrap();
+    assert_eq!(schema.as_deref(), Some("information_schema"));
+    conn.query_drop("USE app").await.unwrap();
+    conn.query_drop("DROP TABLE IF EXISTS no_such").await.unwrap();
+    let _ = conn.prep("CREATE TABLE years (y YEAR(2))").await.unwrap();
+    let notes: Vec<(String, u16, String)> = conn.query("SHOW WARNINGS").await.unwrap();
+    assert_eq!(notes.iter().map(|note| note.1).collect::<Vec<_>>(), [1287], "{notes:?}");
 }
 
 /// Name, type, length and flags of each column.

@@ -16,9 +16,9 @@ use crate::buffers;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::own_values::with_variables;
-use crate::query::{Text, unroutable, unsupported};
+use crate::query::{Text, is_temporary, unroutable, unsupported};
 use crate::route::{Place, Values};
-use crate::session::{Answered, Served, Session, Stop, Turn};
+use crate::session::{Answered, Bound, Served, Session, Stop, Turn};
 
 /// Statements are told apart by a keyed 128-bit hash of their text and schema.
 static HASH: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
@@ -71,6 +71,11 @@ impl Session {
             self.account.may(&plan, &self.shared.schemas)?;
         }
         check_preparable(&plan)?;
+        // What is to be told from now on is of this.
+        if self.owed.is_some() {
+            self.settle_debts().await;
+        }
+        (self.failure, self.ran_on, self.kept) = (None, None, None);
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
             None => (text.into(), Box::default()),
@@ -112,7 +117,7 @@ impl Session {
         };
         let bound = self.bound.iter().position(|bound| bound.shard == place.shard);
         let mut bound = bound.map(|at| self.bound.swap_remove(at));
-        let mut own;
+        let mut own = None;
         let lent = match &mut bound {
             Some(bound) => &mut bound.lent,
             None => {
@@ -120,17 +125,16 @@ impl Session {
                 let writer = state.topology.shard(place.shard).map(|shard| shard.writer);
                 let pool = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
                 let pool = self.shared.pools.of(pool).map_err(|error| checkout_failure(&error))?;
-                own = pool.checkout(&self.settings).await.map_err(|error| match error {
+                own.insert(pool.checkout(&self.settings).await.map_err(|error| match error {
                     usher_backend::BackendError::Settings { payload, .. } => Stop::Pass(payload),
                     error => checkout_failure(&error).into(),
-                })?;
-                &mut own
+                })?)
             }
         };
         let hidden = prepared.added.len();
         let told = tell_prepared(lent, &prepared, hidden, self.form(), self.client.caps, id, turn).await;
         let max = self.shared.limits.statements_per_backend_max;
-        let (out, server_id) = match told {
+        let (out, server_id, warnings) = match told {
             Ok(told) => told,
             Err(fault) => {
                 lent.discard();
@@ -153,9 +157,13 @@ impl Session {
             }
             self.statements.insert(id, Box::new(prepared));
         }
+        let tells = failed || warnings > 0;
         if let Some(bound) = bound.filter(|bound| !bound.lent.is_discarded()) {
+            self.ran_on = tells.then_some(bound.shard);
             self.bound.push(bound);
         }
+        let own = own.filter(|lent| tells && !lent.is_discarded());
+        self.kept = own.map(|lent| Bound { shard: place.shard, lent, pinned: false });
         self.shared.metrics.in_proxy.inc();
         self.send_tail(out).await?;
         Ok(Answered { failed, seq: turn.seq })
@@ -277,8 +285,8 @@ impl Session {
         if !matches!(
             plan.kind,
             Kind::Read | Kind::LockingRead | Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete
-        ) && prepared.params == 0
-            && is_of_the_session(&plan)
+        ) && is_of_the_session(&plan)
+            && !Box::pin(self.goes_as_prepared(prepared, &plan)).await?
         {
             return Box::pin(self.execute_as_text(prepared, turn)).await;
         }
@@ -365,6 +373,11 @@ impl Session {
                 self.run(order, turn).await
             }
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
+            _ if matches!(plan.kind, Kind::Ddl(_)) => {
+                let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+                let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
+                self.run(order, turn).await
+            }
             _ => {
                 let place = self.any_place();
                 let order =
@@ -375,6 +388,25 @@ impl Session {
                 }
                 self.run_aside(order, turn).await
             }
+        }
+    }
+
+    /// Whether a statement of the session goes to a server as it was prepared: it has parameters, or is a schema change
+    /// of unsharded tables.
+    async fn goes_as_prepared(&mut self, prepared: &Prepared, plan: &Plan) -> Result<bool, Stop> {
+        match plan.kind {
+            Kind::Ddl(kind) if !is_temporary(kind) => {
+                if self.changes_unsharded(&prepared.text, self.mode) {
+                    self.end_open(b"COMMIT").await?;
+                    self.end_transaction();
+                    return Ok(true);
+                }
+                match prepared.params {
+                    0 => Ok(false),
+                    _ => Err(unsupported("parameters in a schema change of sharded tables")),
+                }
+            }
+            _ => Ok(prepared.params > 0),
         }
     }
 
@@ -495,17 +527,19 @@ async fn tell_prepared(
     caps: Caps,
     id: u32,
     turn: Turn,
-) -> Result<(Vec<u8>, Option<u32>), usher_backend::Fault> {
+) -> Result<(Vec<u8>, Option<u32>, u16), usher_backend::Fault> {
     lent.send_command(COM_STMT_PREPARE, &prepared.server_text).await?;
     let mut relay = Relay::with_seq(AnswerKind::Prepare, form, 1, turn.seq);
     let mut server_id = None;
     let mut counts = (0, 0);
+    let mut warnings = 0;
     loop {
         match relay.advance(&mut lent.buf)? {
             Progress::More => lent.read().await?,
             Progress::Prepared(head) => {
                 server_id = Some(head.statement_id);
                 counts = (head.params, head.columns);
+                warnings = head.warnings;
                 head.set_id(&mut lent.buf, id);
                 relay.pass(&mut lent.buf)?;
             }
@@ -523,7 +557,7 @@ async fn tell_prepared(
     }
     lent.consume(ready);
     lent.rest();
-    Ok((out, server_id))
+    Ok((out, server_id, warnings))
 }
 
 /// Writes the answer again with fewer parameters. Their definitions are all alike, so any may go.
@@ -583,9 +617,8 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
             .into())
     };
     match &plan.kind {
-        Kind::Use(_) | Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
-            refused("this command is not supported")
-        }
+        // USE is for the server to say: MariaDB takes it, MySQL does not.
+        Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => refused("this command is not supported"),
         Kind::Kill | Kind::Xa | Kind::Load { .. } => refused("usher does not support it"),
         _ => match &plan.target {
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
