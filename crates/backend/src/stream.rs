@@ -1,6 +1,9 @@
 //! One TCP stream, plain or inside TLS, for servers and clients alike.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -89,15 +92,18 @@ impl Stream {
         }
     }
 
-    /// Reads what is there without waiting; `WouldBlock` if nothing is.
+    /// Appends what has arrived to `buf` without waiting. A short read tells the runtime that nothing is left, so that
+    /// [`Stream::readable`] waits: no system call is spent on finding that out.
     ///
     /// # Errors
-    /// As the socket says; a TLS stream always answers `WouldBlock`.
-    pub fn try_read(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.try_read_buf(buf),
-            Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
-        }
+    /// `WouldBlock` if nothing has; as the socket or TLS says.
+    pub async fn read_arrived(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        let mut read = pin!(self.read(buf));
+        poll_fn(|cx| match read.as_mut().poll(cx) {
+            Poll::Ready(read) => Poll::Ready(read),
+            Poll::Pending => Poll::Ready(Err(io::ErrorKind::WouldBlock.into())),
+        })
+        .await
     }
 
     /// Writes all of `bytes` and pushes them out.

@@ -123,7 +123,7 @@ impl Talk {
     }
 }
 
-async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Session, End> {
+async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Box<Session>, End> {
     prepare_socket(&socket, &shared.limits)?;
     let mut talk = Talk::new(Stream::Plain(socket), 0, shared);
     let (id, salt) = (shared.connection_id(), Salt::random()?);
@@ -173,7 +173,7 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
     let write_max = Duration::from_millis(shared.limits.client_write_ms);
     let client = Client { stream: talk.stream, caps, id, salt, from, write_max };
-    Ok(Session::start(Arc::clone(shared), client, (account, seat), settings))
+    Ok(Box::new(Session::start(Arc::clone(shared), client, (account, seat), settings)))
 }
 
 /// Whether the schema exists, as far as a server can be asked: an idle connection that has it says so too. Fails with

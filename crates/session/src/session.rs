@@ -278,18 +278,13 @@ impl Session {
     }
 
     /// Serves commands until the client goes.
-    pub(crate) async fn serve(mut self) {
+    pub(crate) async fn serve(mut self: Box<Self>) {
         let mut buf = Vec::new();
-        let mut patience = Patience::new(&self.shared);
-        let handle = Arc::clone(&self.handle);
+        let mut patience = Patience::new(&self.shared, &self.handle);
         loop {
             let served = match self.next(&mut buf).await {
                 Ok(true) => Ok(()),
-                Ok(false) => tokio::select! {
-                    biased;
-                    () = handle.ended() => Err(End::Refused(ErrorId::Killed)),
-                    read = self.read_more(&mut buf, &mut patience) => read,
-                },
+                Ok(false) => self.read_more(&mut buf, &mut patience).await,
                 Err(end) => Err(end),
             };
             if let Err(end) = served {
@@ -302,14 +297,18 @@ impl Session {
 
     /// Waits for bytes of the client: without a buffer, if it is idle. Not for ever, nor when the proxy stops.
     async fn read_more(&mut self, buf: &mut Vec<u8>, patience: &mut Patience) -> Result<(), End> {
+        if self.handle.is_ended() {
+            return Err(End::Refused(ErrorId::Killed));
+        }
         patience.idle_max = self.idle_max();
         let stream = &mut self.client.stream;
-        if buf.is_empty() {
+        while buf.is_empty() {
             buffers::give_back(std::mem::take(buf));
             patience.wait_for(stream.readable(), self.last_active).await?;
             *buf = buffers::take();
-            match stream.try_read(buf) {
+            match stream.read_arrived(buf).await {
                 Ok(0) => return Err(End::Gone),
+                // Inside TLS what has arrived may be half a record.
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 read => return Ok(read.map(drop)?),
             }
@@ -623,9 +622,10 @@ impl Drop for Session {
     }
 }
 
-/// How long a session waits for its client: not beyond `limits.idle_client_s`, nor once the proxy stops.
+/// How long a session waits for its client: not beyond `limits.idle_client_s`, nor once the proxy stops or somebody has
+/// killed it.
 struct Patience {
-    interrupt: Pin<Box<dyn Future<Output = ()> + Send>>,
+    interrupt: Pin<Box<dyn Future<Output = ErrorId> + Send>>,
     idle: Pin<Box<tokio::time::Sleep>>,
     idle_max: Duration,
     /// What the timer was set for.
@@ -633,10 +633,10 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(shared: &Shared) -> Self {
+    fn new(shared: &Shared, handle: &Arc<Handle>) -> Self {
         let idle_max = Duration::from_secs(shared.limits.idle_client_s);
         Self {
-            interrupt: Box::pin(interrupted(shared.stopping.subscribe())),
+            interrupt: Box::pin(interrupted(shared.stopping.subscribe(), Arc::clone(handle))),
             idle: Box::pin(tokio::time::sleep(idle_max)),
             idle_max,
             timed: idle_max,
@@ -659,7 +659,7 @@ impl Patience {
             tokio::select! {
                 biased;
                 done = &mut client => return Ok(done?),
-                () = &mut self.interrupt => return Err(End::Refused(ErrorId::Draining)),
+                why = &mut self.interrupt => return Err(End::Refused(why)),
                 () = &mut self.idle => {
                     let rest = self.idle_max.saturating_sub(last_active.elapsed());
                     if rest.is_zero() {
@@ -672,10 +672,14 @@ impl Patience {
     }
 }
 
-/// Completes when the proxy stops. A transaction under way is not interrupted: this is looked at between commands.
-async fn interrupted(mut stopping: watch::Receiver<bool>) {
-    // The sender lives as long as the sessions do.
-    let _ = stopping.wait_for(|stop| *stop).await;
+/// Completes when the proxy stops or the session has been killed. A statement under way is not interrupted: this is
+/// looked at between commands.
+async fn interrupted(mut stopping: watch::Receiver<bool>, handle: Arc<Handle>) -> ErrorId {
+    tokio::select! {
+        () = handle.ended() => ErrorId::Killed,
+        // The sender lives as long as the sessions do.
+        _ = stopping.wait_for(|stop| *stop) => ErrorId::Draining,
+    }
 }
 
 fn unsupported_command(byte: u8) -> Stop {
