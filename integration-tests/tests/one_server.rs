@@ -19,6 +19,8 @@ async fn an_unsharded_schema_is_as_on_one_server() {
     let change = |config: &mut usher_config::Config| {
         config.users[0].schemas.clear();
         config.users[0].admin = true;
+        let plain = usher_config::User { name: "plain".to_owned(), admin: false, ..config.users[0].clone() };
+        config.users.push(plain);
     };
     let proxy = bed.proxy(1, change).await;
     let mut conn = proxy.connect().await;
@@ -36,6 +38,7 @@ async fn an_unsharded_schema_is_as_on_one_server() {
     schema_changes_are_prepared(&mut conn).await;
     the_clients_own_timeout_holds(&proxy).await;
     sessions_are_killed(&proxy, &mut conn).await;
+    only_an_admin_sees_and_kills_those_of_others(&proxy, &mut conn).await;
     proxy.stop().await;
 }
 
@@ -231,6 +234,18 @@ async fn processes(conn: &mut Conn) -> Vec<(u64, String, String, Option<String>)
         .map(|row| (row.get(0), row.get(4), row.get(6), row.get(7)))
         .map(|(id, command, state, info)| (id.unwrap(), command.unwrap(), state.unwrap(), info.unwrap()))
         .collect()
+}
+
+async fn only_an_admin_sees_and_kills_those_of_others(proxy: &Proxy, admin: &mut Conn) {
+    let login = proxy.login().with(|builder| builder.user(Some("plain")));
+    let mut plain = login.connect().await.unwrap();
+    let id = u64::from(plain.id());
+    assert_eq!(processes(&mut plain).await.iter().map(|process| process.0).collect::<Vec<_>>(), [id]);
+    let denied = plain.query_drop(format!("KILL {}", admin.id())).await;
+    assert_eq!(code(&denied), 1095);
+    assert!(processes(admin).await.iter().any(|process| process.0 == id));
+    admin.query_drop(format!("KILL {id}")).await.unwrap();
+    assert!(plain.ping().await.is_err());
 }
 
 async fn sessions_are_killed(proxy: &Proxy, conn: &mut Conn) {

@@ -16,12 +16,13 @@ impl Session {
         self.kill(id, query, turn).await
     }
 
-    /// Ends the session `id`, or only its statement. An account may end its own sessions.
+    /// Ends the session `id`, or only its statement. An account may end its own sessions, one with
+    /// `admin = true` all.
     pub(crate) async fn kill(&mut self, id: u64, query: bool, turn: Turn) -> Served {
         let handle = self.shared.sessions.named(id).ok_or_else(|| {
             Failure::new(ErrorId::KillUnknown).as_server(format!("Unknown thread id: {id}"))
         })?;
-        if handle.account != self.account.name {
+        if handle.account != self.account.name && !self.account.is_admin() {
             let words = format!("You are not owner of thread {id}");
             return Err(Failure::new(ErrorId::KillDenied).as_server(words).into());
         }

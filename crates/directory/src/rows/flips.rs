@@ -103,7 +103,7 @@ pub async fn take_flip(
 }
 
 /// Records what an external controller has done: writer and epoch, state `rw`, if the epoch is still `from`. With a
-/// claim, only if that was announced by [`cas_shard_state`] as `down` and nobody has announced another since. `None`:
+/// claim, only if that was announced by [`cas_shard_state`](super::cas_shard_state) as `down` and nobody has announced another since. `None`:
 /// another epoch, or somebody else is changing the row; nothing changed.
 ///
 /// # Errors

@@ -203,7 +203,7 @@ pub enum ShowKind {
     Variables,
     /// SHOW [GLOBAL | SESSION] STATUS.
     Status,
-    /// SHOW [FULL] PROCESSLIST.
+    /// SHOW PROCESSLIST, also FULL.
     Processlist,
     /// SHOW DATABASES.
     Databases,
