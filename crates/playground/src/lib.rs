@@ -152,6 +152,22 @@ impl Options {
         }
     }
 
+    /// What the folder holds already, so that `up` completes it; the defaults for a folder that holds nothing.
+    ///
+    /// # Errors
+    /// The folder's state cannot be read.
+    pub fn found(dir: impl Into<PathBuf>) -> Result<Self> {
+        let mut options = Self::new(dir);
+        if let Some(state) = state::State::load(&options.dir)? {
+            let (shards, replicas) = state.size();
+            // A folder has never more than `COUNT_MAX` of either.
+            options.shards = shards.try_into().unwrap_or(COUNT_MAX);
+            options.replicas = replicas.try_into().unwrap_or(COUNT_MAX);
+            options.server = state.server;
+        }
+        Ok(options)
+    }
+
     fn check(&self) -> Result<()> {
         let bad = |text: String| Err(Error::Option(text));
         if self.shards == 0 || self.shards > COUNT_MAX {

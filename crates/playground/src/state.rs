@@ -165,17 +165,22 @@ impl State {
                 self.server, options.server
             )));
         }
-        let shards = self.pair_names().len().saturating_sub(1);
+        let (shards, replicas) = self.size();
         if usize::from(options.shards) < shards {
             return Err(Error::Option(format!("this folder has {shards} shards; it cannot shrink to fewer")));
         }
-        let replicas = self.servers.iter().filter(|n| n.pair == "s1" && n.is_replica).count();
         if usize::from(options.replicas) < replicas {
             return Err(Error::Option(format!(
                 "this folder has {replicas} replicas a shard; it cannot shrink to fewer"
             )));
         }
         Ok(())
+    }
+
+    /// Shards, and replicas of each.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let replicas = self.servers.iter().filter(|n| n.pair == "s1" && n.is_replica).count();
+        (self.pair_names().len().saturating_sub(1), replicas)
     }
 
     fn add_pair(&mut self, ports: &mut Ports, pair: &str, number: u32, replicas: u32) -> Result<()> {
@@ -293,6 +298,19 @@ mod tests {
             let refused = State::plan(Some(state.clone()), &other).unwrap_err();
             assert_eq!(refused.id(), "playground-option");
         }
+    }
+
+    #[test]
+    fn a_folder_is_completed_as_what_it_is() {
+        let folder = std::env::temp_dir().join(format!("usher-found-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let empty = Options::found(&folder).unwrap();
+        assert_eq!((empty.shards, empty.replicas, empty.server), (2, 1, Server::Mariadb));
+        let made = Options { shards: 3, replicas: 0, server: Server::Mysql, ..empty };
+        State::plan(None, &made).unwrap().save(&folder).unwrap();
+        let found = Options::found(&folder).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((found.shards, found.replicas, found.server), (3, 0, Server::Mysql));
     }
 
     #[test]

@@ -121,15 +121,15 @@ pub(crate) struct Up {
     /// The folder; made if it does not exist.
     #[arg(long, default_value = "playground")]
     pub(crate) dir: PathBuf,
-    /// Number of shards.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) shards: u16,
-    /// Replicas of each shard.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) replicas: u16,
-    /// mariadb or mysql.
-    #[arg(long, default_value = "mariadb", value_parser = ["mariadb", "mysql"])]
-    pub(crate) server: String,
+    /// Number of shards [default: as many as are there, or 2]
+    #[arg(long)]
+    pub(crate) shards: Option<u16>,
+    /// Replicas of each shard [default: as many as are there, or 1]
+    #[arg(long)]
+    pub(crate) replicas: Option<u16>,
+    /// Which server to run [default: the one that is there, or mariadb]
+    #[arg(long, value_parser = ["mariadb", "mysql"])]
+    pub(crate) server: Option<String>,
     /// Take consecutive ports from here on instead of random free ones.
     #[arg(long)]
     pub(crate) port_base: Option<u16>,

@@ -14,10 +14,12 @@ use crate::cli::Up;
 use crate::say::Say;
 
 pub(crate) async fn up(up: Up, say: &Say) -> anyhow::Result<()> {
-    let mut options = Options::new(&up.dir);
-    options.shards = up.shards;
-    options.replicas = up.replicas;
-    options.server = up.server.parse()?;
+    let mut options = Options::found(&up.dir)?;
+    options.shards = up.shards.unwrap_or(options.shards);
+    options.replicas = up.replicas.unwrap_or(options.replicas);
+    if let Some(server) = &up.server {
+        options.server = server.parse()?;
+    }
     options.port_base = up.port_base;
     options.load = up.load;
     options.usher_binary =
