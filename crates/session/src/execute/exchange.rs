@@ -1,0 +1,140 @@
+//! Sending a statement on a connection, with what has to be there first, and relaying its answer.
+
+use std::sync::Arc;
+
+use usher_backend::{Fault, Lent};
+use usher_wire::command::{COM_STMT_CLOSE, COM_STMT_PREPARE};
+use usher_wire::relay::Kind;
+use usher_wire::stmt::Execute;
+
+use super::{Body, Order, Start, lost_between, said, unsent};
+use crate::relay::{Broken, Outcome, Watch};
+use crate::session::{Session, Turn};
+use crate::text_prepare::{Named, Naming};
+
+/// The server no longer knows a prepared statement.
+const UNKNOWN_STATEMENT: u16 = 1243;
+
+impl Session {
+    /// Sends the statement and relays its answer.
+    pub(super) async fn exchange(
+        &mut self,
+        lent: &mut Lent,
+        order: &mut Order<'_>,
+        turn: Turn,
+        watch: Watch,
+    ) -> Result<Outcome, Broken> {
+        let uses = &order.plan.uses;
+        if (uses.last_insert_id || uses.sets_last_insert_id)
+            && lent.last_insert_id != Some(self.last_insert_id)
+        {
+            let set = format!("SET last_insert_id = {}", self.last_insert_id);
+            lent.query(set.as_bytes()).await.map_err(unsent)?;
+            lent.last_insert_id = Some(self.last_insert_id);
+        }
+        self.handle.runs_on(lent);
+        if let Some(prelude) = &self.prelude {
+            lent.query(prelude.as_bytes()).await.map_err(unsent)?;
+        }
+        if self.naming.is_some() {
+            self.name_on(lent).await.map_err(unsent)?;
+        }
+        match &mut order.body {
+            Body::Text(packets) | Body::FieldList(packets) => lent.send(packets).await.map_err(unsent)?,
+            Body::Execute { text, hash, packet } => {
+                let max = self.shared.limits.statements_per_backend_max;
+                let hash = under(*hash, &lent.settings);
+                // MySQL gives a user variable the type that it has while the statement is prepared.
+                let known = match uses.reads_user_vars.is_empty() || lent.is_mariadb() {
+                    true => lent.statement(hash),
+                    false => None,
+                };
+                let prepared = match known {
+                    Some(id) => Ok(id),
+                    None => Box::pin(prepare_on(lent, text, hash, max)).await,
+                };
+                let id = match prepared {
+                    Ok(id) => id,
+                    Err(Start::Lost(fault)) => return Err(unsent(fault)),
+                    Err(Start::Refused(_, payload)) => return Ok(self.refused(payload, turn)),
+                };
+                let payload = packet.get_mut(4..).unwrap_or_default();
+                // A packet too short for an id was refused when its parameters were read.
+                let _ = Execute::patch_id(payload, id);
+                lent.send(packet).await.map_err(unsent)?;
+            }
+        }
+        let outcome = self.relay(lent, order.body.answer(), turn, watch).await?;
+        self.handle.rests(lent);
+        if let Some(Naming::Gives(named)) = &self.naming {
+            match outcome.error {
+                None => lent.remember_name(
+                    named.name(),
+                    named.hash(),
+                    self.shared.limits.statements_per_backend_max,
+                ),
+                Some(_) => lent.forget_name(named.name()),
+            }
+        }
+        if let (Some(UNKNOWN_STATEMENT), Body::Execute { hash, .. }) = (outcome.error, &order.body) {
+            let hash = under(*hash, &lent.settings);
+            lent.forget_statement(hash);
+        }
+        Ok(outcome)
+    }
+
+    /// Makes a connection know the statement that is to be executed by its name. If the server refuses it, it has its
+    /// own words for that when the name is used.
+    #[cold]
+    pub(super) async fn name_on(&mut self, lent: &mut Lent) -> Result<(), Fault> {
+        let Some(Naming::Uses(named)) = self.naming.clone() else { return Ok(()) };
+        if lent.knows_name(named.name(), named.hash()) {
+            return Ok(());
+        }
+        lent.forget_name(named.name());
+        let own = Arc::clone(&lent.settings);
+        let target = named.meant_under(&own);
+        if own.meaning() == target.meaning() {
+            return self.say_name(lent, &named).await;
+        }
+        lent.bring_to(&target).await.map_err(lost_between)?;
+        self.say_name(lent, &named).await?;
+        lent.bring_to(&own).await.map_err(lost_between)
+    }
+
+    pub(super) async fn say_name(&self, lent: &mut Lent, named: &Named) -> Result<(), Fault> {
+        if lent.query(&named.prepare()).await?.error.is_none() {
+            let max = self.shared.limits.statements_per_backend_max;
+            lent.remember_name(named.name(), named.hash(), max);
+        }
+        Ok(())
+    }
+
+    /// The outcome of a statement that the server would not prepare: its own error, for the client.
+    pub(super) fn refused(&mut self, payload: Vec<u8>, turn: Turn) -> Outcome {
+        let mut outcome = Outcome { error: Some(0), tail: crate::buffers::take(), ..Outcome::default() };
+        let mut answer = usher_wire::result::Answer::new(&mut outcome.tail, turn.seq, self.client.caps);
+        answer.packet(|out| out.extend_from_slice(&payload));
+        outcome.seq = answer.seq();
+        outcome
+    }
+}
+
+/// The hash of a statement prepared under these settings: sql_mode and character set are part of what it means.
+pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
+    hash ^ (u128::from(settings.meaning()) << 64 | u128::from(settings.meaning().rotate_left(32)))
+}
+
+/// The server's id of the statement, preparing it if this connection has not.
+#[cold]
+pub(super) async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Result<u32, Start> {
+    lent.send_command(COM_STMT_PREPARE, text).await.map_err(Start::Lost)?;
+    let reply = said(lent.reply(Kind::Prepare).await)?;
+    let Some(id) = reply.statement_id else { return Err(Start::Lost(Fault::Closed)) };
+    if let Some(old) = lent.remember_statement(hash, id, max) {
+        // COM_STMT_CLOSE has no answer.
+        lent.send_command(COM_STMT_CLOSE, &old.to_le_bytes()).await.map_err(Start::Lost)?;
+        lent.rest();
+    }
+    Ok(id)
+}

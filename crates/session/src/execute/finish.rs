@@ -1,0 +1,198 @@
+//! What follows from an answer: what the session remembers of it, and whether the connection stays.
+
+use usher_backend::{Fault, Lent};
+use usher_sql::{DdlKind, Kind as PlanKind, Plan};
+use usher_topology::ShardId;
+use usher_wire::command::COM_PING;
+use usher_wire::status::Status;
+
+use super::Order;
+use crate::relay::Outcome;
+use crate::session::{Answered, Bound, Served, Session, Transaction};
+use crate::user_vars::Owed;
+
+impl Session {
+    /// After an answer on a connection that was not bound: binds it if a transaction is open or it holds state,
+    /// else gives it back, then sends what is left to send.
+    pub(super) async fn finish(&mut self, lent: Lent, outcome: Outcome, order: &Order<'_>) -> Served {
+        let bound = Bound { shard: order.place.shard, lent, pinned: false };
+        self.finish_bound(bound, outcome, order).await
+    }
+
+    pub(super) async fn finish_bound(
+        &mut self,
+        mut bound: Bound,
+        mut outcome: Outcome,
+        order: &Order<'_>,
+    ) -> Served {
+        let plan = order.plan;
+        let failed = outcome.error.is_some();
+        let writes = order.writes();
+        if failed && !self.surely_without_transaction(&bound, plan) {
+            // A deadlock rolls the transaction back, other errors do not, and what failed may have begun one: the
+            // server knows.
+            if let (Some(code), Some(message), false) =
+                (outcome.error, outcome.message.take(), bound.lent.is_mariadb())
+            {
+                // MySQL forgets the error over this.
+                self.failure = Some(Box::new((code, message)));
+            }
+            if bound.lent.command(COM_PING, &[]).await.is_err() {
+                bound.lent.discard();
+                self.end_transaction();
+                self.send_tail(outcome.tail).await?;
+                return Ok(Answered { failed, seq: outcome.seq });
+            }
+        }
+        if matches!(plan.kind, PlanKind::Call) || plan.uses.unknown_function.is_some() {
+            bound.lent.last_insert_id = None;
+        }
+        self.note_counts(&outcome, order, failed);
+        if !self.next_transaction.is_empty() {
+            // It was for this transaction, or for this statement alone; what it may have left over is nobody's.
+            self.next_transaction.clear();
+            bound.lent.dirty |= !bound.lent.status.has(Status::IN_TRANS);
+        }
+        if writes
+            && !failed
+            && let Some(key) = order.key
+            && !self.written.contains(key)
+        {
+            self.written.push(key.clone());
+        }
+        if !failed && !self.edits.is_empty() {
+            self.take_over_edits(&mut bound.lent);
+        }
+        if !outcome.variables.is_empty() {
+            self.take_over(&mut bound.lent, &outcome.variables);
+        }
+        bound.pinned |= !failed && leaves_state(plan);
+        let open = bound.lent.status.has(Status::IN_TRANS);
+        if open {
+            self.transaction = Transaction::Open(bound.shard);
+        } else if !self.savepoints.is_empty() && self.begins_nothing(plan, failed) {
+            // With autocommit off savepoints go on waiting for what begins the transaction.
+            bound.lent.dirty = true;
+            self.entered = false;
+            self.shared.in_flight.leave(&self.slot);
+        } else if self.entered || self.transaction != Transaction::None {
+            self.close_transaction(bound.shard, &outcome, failed);
+        }
+        let mut owed = Owed {
+            shard: bound.shard,
+            id: self.asks_for_id(order, &outcome, failed),
+            reported: outcome.insert_id,
+            found_rows: !failed && plan.uses.calc_found_rows,
+            // Some rows may have been looked at before it failed.
+            variables: plan.uses.writes_user_vars.clone(),
+        };
+        // GET DIAGNOSTICS asks of the one before, and may itself assign a variable.
+        if let Some(before) = self.owed.take_if(|before| before.shard == owed.shard) {
+            owed.add(*before);
+        }
+        let keep = outcome.warnings > 0 || failed || self.keeps;
+        let seq = outcome.seq;
+        let mut kept = Some(bound);
+        if owed.is_nothing() || keep {
+            if !owed.is_nothing() {
+                self.owed = Some(Box::new(owed));
+            }
+            if let Some(bound) = kept.take_if(|bound| open || bound.pinned) {
+                self.ran_on = Some(bound.shard);
+                self.bound.push(bound);
+            } else if !keep {
+                kept = None;
+            }
+            self.kept = kept;
+            self.send_tail(outcome.tail).await?;
+            return Ok(Answered { failed, seq });
+        }
+        self.send_tail(outcome.tail).await?;
+        if let Some(mut bound) = kept {
+            bound.pinned |= !self.ask(&mut bound.lent, &owed).await;
+            match bound.lent.is_discarded() {
+                true if open => self.end_transaction(),
+                false if open || bound.pinned => self.bound.push(bound),
+                _ => {}
+            }
+        }
+        Ok(Answered { failed, seq })
+    }
+
+    /// Whether a statement that failed cannot have left a transaction open.
+    pub(super) fn surely_without_transaction(&self, bound: &Bound, plan: &Plan) -> bool {
+        use usher_sql::Kind::{Delete, Insert, LockingRead, Read, Replace, Update};
+        let simple = matches!(plan.kind, Read | LockingRead | Insert | Replace | Update | Delete)
+            && !plan.uses.needs_writer();
+        self.autocommit && simple && !bound.lent.status.has(Status::IN_TRANS)
+    }
+
+    /// Whether the transaction still is what it was before: waiting, by savepoints alone, for what begins it.
+    pub(super) fn begins_nothing(&self, plan: &Plan, failed: bool) -> bool {
+        use usher_sql::Kind::{Delete, Do, Insert, LockingRead, Read, Replace, Set, Update};
+        let commits_not =
+            failed || matches!(plan.kind, Read | LockingRead | Insert | Replace | Update | Delete | Set | Do);
+        commits_not && matches!(self.transaction, Transaction::Pending { begun: false, .. })
+    }
+
+    pub(super) fn note_counts(&mut self, outcome: &Outcome, order: &Order<'_>, failed: bool) {
+        self.row_count = match (failed, outcome.had_rows) {
+            (true, _) | (_, true) => -1,
+            _ => i64::try_from(outcome.affected_rows).unwrap_or(i64::MAX),
+        };
+        if outcome.had_rows && !failed {
+            self.found_rows = outcome.rows;
+        }
+        if let Some(id) = order.insert_id.filter(|_| !failed && outcome.affected_rows > 0) {
+            self.last_insert_id = id;
+        }
+    }
+
+    /// Whether the server must be asked what LAST_INSERT_ID() gives now: the OK packet also tells ids that the
+    /// client gave itself.
+    pub(super) fn asks_for_id(&self, order: &Order<'_>, outcome: &Outcome, failed: bool) -> bool {
+        use usher_sql::Kind::{Insert, Replace};
+        let unsharded_insert = order.insert_id.is_none() && order.plan.is_write && outcome.insert_id != 0;
+        // One that failed may have used an id up before.
+        let failed_insert =
+            failed && order.insert_id.is_none() && matches!(order.plan.kind, Insert | Replace);
+        unsharded_insert || failed_insert || order.plan.uses.sets_last_insert_id
+    }
+
+    /// Asks a server what LAST_INSERT_ID() gives now: what it told of the statement may also be an id that the client
+    /// gave itself, or that of a row which was there. Leaves 0 on the connection: no id is mistaken for an earlier one.
+    pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent, reported: u64) -> Result<(), Fault> {
+        let reply = lent.query(b"SELECT LAST_INSERT_ID(), LAST_INSERT_ID(0)").await?;
+        if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
+            let before = lent.last_insert_id.replace(0);
+            if before.is_some_and(|before| before != id) || (id == reported && id != 0) {
+                self.last_insert_id = id;
+            }
+        }
+        Ok(())
+    }
+
+    /// A transaction or a single write has ended: its users' next reads must see it.
+    pub(super) fn close_transaction(&mut self, shard: ShardId, outcome: &Outcome, failed: bool) {
+        let wrote =
+            !failed && (outcome.position.is_some() || outcome.affected_rows > 0 || self.written.len() > 1);
+        if !shard.is_global() && (wrote || self.transaction != Transaction::None) {
+            for key in &self.written {
+                self.shared.watermarks.wrote(shard, key, outcome.position.clone());
+            }
+        }
+        self.end_transaction();
+    }
+}
+
+/// Whether a statement leaves something on its connection that settings cannot replay.
+pub(super) fn leaves_state(plan: &Plan) -> bool {
+    plan.uses.named_lock
+        || matches!(
+            plan.kind,
+            PlanKind::LockTables
+                | PlanKind::Handler
+                | PlanKind::Call
+                | PlanKind::Ddl(DdlKind::CreateTemporaryTable)
+        )
+}
