@@ -126,9 +126,12 @@ async fn a_move_is_one_compare_and_set_after_another() {
     assert!(state.moving.left_behind()[0].purge_in_ms.unwrap() > 890_000);
     rows::finish_move(&global, id, epoch, &MoveUpdate::default()).await.unwrap().unwrap();
     assert!(directory.refresh().await.unwrap().moving.left_behind().is_empty());
-    let row = rows::move_row(&global, id).await.unwrap().unwrap();
+    // The time that is left goes by between two looks.
+    let timeless = |row: rows::MoveRow| rows::MoveRow { purge_in_ms: None, ..row };
+    let row = timeless(rows::move_row(&global, id).await.unwrap().unwrap());
     assert!(!row.active && row.finished_at_ms.is_some());
-    assert_eq!(rows::list_moves(&global, false, 10).await.unwrap(), [row]);
+    let listed = rows::list_moves(&global, false, 10).await.unwrap();
+    assert_eq!(listed.into_iter().map(timeless).collect::<Vec<_>>(), [row]);
     assert!(
         rows::insert_move(&global, &new_move(&key, located.shard)).await.is_ok(),
         "a move back may begin"
@@ -224,10 +227,8 @@ async fn many_who_ask_for_one_user_cause_one_look_up() {
     let directory = deployment.directory(&[]).await;
     // The first connection's own statements are not what is counted.
     directory.locate(&user(6)).await.unwrap();
-    // Asking for the count is itself a statement or two.
-    let asking = deployment.global.status("Com_select").await;
-    let before = deployment.global.status("Com_select").await;
-    let asking = before - asking;
+    // Look-ups are prepared; what a new connection asks first is not.
+    let before = deployment.global.status("Com_stmt_execute").await;
     let tasks: Vec<_> = (0..200)
         .map(|_| {
             let (directory, key) = (Arc::clone(&directory), key.clone());
@@ -239,7 +240,7 @@ async fn many_who_ask_for_one_user_cause_one_look_up() {
         shards.insert(task.await.unwrap());
     }
     assert_eq!(shards.len(), 1);
-    assert_eq!(deployment.global.status("Com_select").await - before - asking, 1);
+    assert_eq!(deployment.global.status("Com_stmt_execute").await - before, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,10 @@ const STILL: Duration = Duration::from_millis(20);
 const STILL_TRIES: usize = 10;
 /// How long ended sessions may take to roll back.
 const ROLL_BACK: Duration = Duration::from_secs(2);
+/// How long commits that the standby has already may take on the writer; what is missing there later is errant.
+const COMMITS_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const COMMITS_POLL: Duration = Duration::from_millis(10);
 /// Tries of a step after the commit, and of reading the row.
 const TRIES: u32 = 5;
 /// Pause between such tries.
@@ -225,13 +229,23 @@ impl<'a> Runner<'a> {
         Ok(member)
     }
 
-    /// Errant transactions and lag. The standby is asked first: it can only be behind what the writer says later.
+    /// Errant transactions and lag. The standby is asked first: it can only be behind what the writer says later, but
+    /// for commits under way. In lossless semi-sync the standby has them before the writer itself counts them as done.
     async fn compare(&mut self, pair: &mut Pair) -> Result<()> {
         let limit_ms = self.flips.limits.lag_ms_max;
         let (old, new) = both(&mut self.old, &mut self.new, &self.shard.name)?;
         let theirs = new.at_once(async |conn, family| server::executed(conn, family).await).await?;
-        let ours = old.at_once(async |conn, family| server::executed(conn, family).await).await?;
-        pair.errant = !ours.covers(&theirs);
+        let given_up = Instant::now() + COMMITS_WITHIN;
+        pair.errant = loop {
+            let ours = old.at_once(async |conn, family| server::executed(conn, family).await).await?;
+            if ours.covers(&theirs) {
+                break false;
+            }
+            if Instant::now() >= given_up {
+                break true;
+            }
+            tokio::time::sleep(COMMITS_POLL).await;
+        };
         let target = old.at_once(async |conn, family| server::position(conn, family).await).await?;
         let patience = Duration::from_millis(limit_ms);
         let reached = new
