@@ -71,10 +71,12 @@ impl Session {
         if open {
             self.transaction = Transaction::Open(bound.shard);
         } else if !self.savepoints.is_empty() && self.begins_nothing(plan, failed) {
-            // With autocommit off savepoints go on waiting for what begins the transaction.
+            // With autocommit off savepoints go on waiting for what begins the transaction. All else is over, leave to
+            // write above all: a move waits for this session no longer.
+            let waiting = (self.transaction.clone(), std::mem::take(&mut self.savepoints));
+            self.close_transaction(bound.shard, &outcome, failed);
+            (self.transaction, self.savepoints) = waiting;
             bound.lent.dirty = true;
-            self.entered = false;
-            self.shared.in_flight.leave(&self.slot);
         } else if self.entered || self.transaction != Transaction::None {
             self.close_transaction(bound.shard, &outcome, failed);
         }
