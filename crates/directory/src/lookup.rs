@@ -93,9 +93,13 @@ impl Directory {
         }
     }
 
-    /// The body of a look-up: memcached, the writer, and without a writer whoever else may know.
+    /// The body of a look-up: memcached, the writer, and without a writer whoever else may know. An asker that was
+    /// suspended between missing the first level and joining the flight finds here what that flight brought.
     pub(crate) async fn look_up(&self, key: &Key) -> Result<Option<Located>> {
         let era = self.era();
+        if let Some(found) = self.l1.find(key) {
+            return Ok(found);
+        }
         let tokens = match self.l2.find(key, |generation| self.pins.allow(key, generation)).await {
             Ok(located) => {
                 self.remember(key, Some(&located), era);
@@ -171,6 +175,18 @@ mod tests {
         let limits = Limits::default();
         let global = Global::new(&config, &BackendTls::default(), &limits);
         Directory::new(global, &Memcached { servers: vec![] }, &limits, Metrics::default())
+    }
+
+    #[tokio::test]
+    async fn who_comes_too_late_for_the_flight_finds_its_answer() {
+        let (directory, key) = (directory(), Key::Int(7));
+        let first = Generation(1);
+        let located =
+            Located { shard: ShardId(1), generation: first, own_gen: first, state: EntityState::Active };
+        directory.remember(&key, Some(&located), directory.era());
+        // There is no server to ask: only the first level can answer.
+        assert_eq!(directory.look_up(&key).await.unwrap(), Some(located));
+        assert_eq!(directory.metrics.lookups.get(), 0);
     }
 
     #[tokio::test]
