@@ -18,6 +18,7 @@ const MARIADB: &[Need] = &[
 const MYSQL: &[Need] = &[("debootstrap", "debootstrap")];
 const HAPROXY: &[Need] = &[("haproxy", "haproxy")];
 const VALGRIND: &[Need] = &[("valgrind", "valgrind")];
+const CPP: &[Need] = &[("g++", "g++")];
 
 /// What a chore needs beside Rust.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(crate) enum Wanted {
     Comparison,
     /// What counts instructions.
     Valgrind,
+    /// What builds the library that fuzz targets run in.
+    Fuzzing,
 }
 
 /// Installs what is missing.
@@ -42,6 +45,7 @@ pub(crate) fn install(wanted: Wanted) -> Result<()> {
         Wanted::ServersAndMysql => (MARIADB, MYSQL),
         Wanted::Comparison => (MARIADB, HAPROXY),
         Wanted::Valgrind => (VALGRIND, &[]),
+        Wanted::Fuzzing => (CPP, &[]),
     };
     let mut packages: Vec<&str> = needs
         .iter()

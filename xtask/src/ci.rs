@@ -10,7 +10,8 @@ use crate::{
 
 /// Runs every check even where one has failed.
 pub(crate) fn run() -> Result<bool> {
-    let format = passes(&mut cargo(&["fmt", "--all", "--check"])?)?;
+    let format = passes(&mut cargo(&["fmt", "--all", "--check"])?)?
+        & passes(&mut cargo(&["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"])?)?;
     let arrows = tree::check()?;
     let errors = errors::check()?;
     let lints = passes(&mut cargo(&[

@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod demo;
 mod errors;
+mod fuzz;
 mod instructions;
 mod leftovers;
 mod playground;
@@ -37,6 +38,8 @@ enum Command {
     Bench(bench::Options),
     /// Suites of others, directly against a server and through usher: what passes the one way only
     Suites(suites::Options),
+    /// Fuzz both sides of the wire, statements and their plans
+    Fuzz(fuzz::Options),
     /// Count the instructions of a statement's way and compare them with docs/instructions.txt
     Instructions(instructions::Options),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Suites(options) => suites::run_all(&options),
+        Command::Fuzz(options) => fuzz::run_all(&options),
         Command::Instructions(options) => instructions::run(&options),
     };
     match outcome {

@@ -534,12 +534,13 @@ impl Relay {
     /// packet that ends the definitions is the only one, and it is the server's own.
     fn columns_end(&mut self, buf: &mut Vec<u8>) -> Result<Option<Progress>, Error> {
         let Some((len, first)) = self.peek(buf)? else { return Ok(Some(Progress::More)) };
-        if is_rows_end(first, len) && !self.is_whole(buf, len)? {
+        let rows_end = is_rows_end(first, len);
+        if rows_end && !self.is_whole(buf, len)? {
             return Ok(Some(Progress::More));
         }
         let ahead = self.status_ahead(buf).unwrap_or_default();
         // A procedure's rows show the flag too, for cursors of its own.
-        if !(self.cursor && ahead.has(Status::CURSOR_EXISTS)) {
+        if !(self.cursor && rows_end && ahead.has(Status::CURSOR_EXISTS)) {
             let status = if ahead.has(Status::PS_OUT_PARAMS) { ahead } else { self.form.status };
             self.insert_eof(buf, status);
         }

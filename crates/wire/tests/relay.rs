@@ -414,8 +414,13 @@ fn a_procedures_own_cursor_does_not_end_its_rows() {
         put_end(&mut out, &mut seq, Status::CURSOR_EXISTS, 0, &[], (deprecate_eof, deprecate_eof));
         out
     };
-    let seen = whole(Kind::Query, OLD, &rows(true)).sent;
-    assert_eq!(seen.len(), rows(false).len());
+    for kind in [Kind::Query, Kind::Cursor] {
+        let bytes = rows(true);
+        let seen = whole(kind, OLD, &bytes).sent;
+        assert_eq!(seen.len(), rows(false).len());
+        let singly: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(drive(kind, OLD, &singly, &OkEdit::default()).unwrap().sent, seen);
+    }
 }
 
 #[test]
