@@ -129,11 +129,6 @@ impl Accounts {
         Self(users.iter().map(|user| (user.name.clone(), Arc::new(account(user)))).collect())
     }
 
-    /// Whether some account may use some schemas only.
-    pub(crate) fn any_restricted(&self) -> bool {
-        self.0.values().any(|account| account.restricted)
-    }
-
     pub(crate) fn named(&self, name: &[u8]) -> Option<Arc<Account>> {
         self.0.get(std::str::from_utf8(name).ok()?).cloned()
     }

@@ -33,6 +33,10 @@ const CATALOG_WAIT: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(1);
 /// The table is there already.
 const TABLE_EXISTS: u16 = 1050;
+/// So is the database.
+const DATABASE_EXISTS: u16 = 1007;
+/// There is none of that name.
+const NO_DATABASE: u16 = 1008;
 
 /// What happens to the catalog once the servers have done their part.
 enum Catalog {
@@ -40,6 +44,7 @@ enum Catalog {
     Created(Box<TableRow>),
     Reread(Vec<(String, String)>),
     Dropped(Vec<(String, String)>),
+    CreatedSchema,
     DroppedSchema(String),
 }
 
@@ -157,7 +162,8 @@ impl Session {
             return Err(unsupported("CREATE TABLE .. LIKE a sharded table; write its columns and comment"));
         }
         match (ddl.kind, &ddl.declaration) {
-            (DdlKind::CreateDatabase | DdlKind::AlterDatabase, _) => Ok(Some(Catalog::Stays)),
+            (DdlKind::CreateDatabase, _) => Ok(Some(Catalog::CreatedSchema)),
+            (DdlKind::AlterDatabase, _) => Ok(Some(Catalog::Stays)),
             (DdlKind::DropDatabase, _) => {
                 Ok(Some(Catalog::DroppedSchema(ddl.database.clone().unwrap_or_default())))
             }
@@ -300,7 +306,16 @@ impl Change {
         let mut answer = None;
         let state = self.shared.directory.state();
         for shard in &state.topology.shards {
-            match self.on_shard(shard.id, resumed).await {
+            let is_done: &[u16] = match &catalog {
+                Catalog::Created(_) if resumed => &[TABLE_EXISTS],
+                // A database that was there before usher is on the global master alone, this one or the session's.
+                Catalog::CreatedSchema | Catalog::DroppedSchema(_) if !shard.id.is_global() => {
+                    self.settings = self.settings.edit().leave_schema().build();
+                    &[DATABASE_EXISTS, NO_DATABASE]
+                }
+                _ => &[],
+            };
+            match self.on_shard(shard.id, is_done).await {
                 Ok(told) => {
                     done.push(shard.name.clone());
                     if shard.id.is_global() {
@@ -348,11 +363,11 @@ impl Change {
     }
 
     /// On the connection that the session holds there, which is not returned, or on another.
-    async fn on_shard(&mut self, shard: ShardId, resumed: bool) -> Result<(Option<Lent>, Reply), Stop> {
+    async fn on_shard(&mut self, shard: ShardId, is_done: &[u16]) -> Result<(Option<Lent>, Reply), Stop> {
         if let Some(at) = self.held.0.iter().position(|bound| bound.shard == shard) {
             let mut bound = self.held.0.swap_remove(at);
             let told = match bound.lent.bring_to(&self.settings).await {
-                Ok(()) => self.change_on(&mut bound.lent, resumed).await,
+                Ok(()) => self.change_on(&mut bound.lent, is_done).await,
                 Err(error) => Err(not_lent(error)),
             };
             if !bound.lent.is_discarded() {
@@ -365,14 +380,15 @@ impl Change {
         let writer = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
         let pool = self.shared.pools.of(writer).map_err(|error| checkout_failure(&error))?;
         let mut lent = pool.checkout(&self.settings).await.map_err(not_lent)?;
-        let reply = self.change_on(&mut lent, resumed).await?;
+        let reply = self.change_on(&mut lent, is_done).await?;
         Ok((Some(lent), reply))
     }
 
-    async fn change_on(&mut self, lent: &mut Lent, resumed: bool) -> Result<Reply, Stop> {
+    /// The errors `is_done` tell that nothing is left to do here.
+    async fn change_on(&mut self, lent: &mut Lent, is_done: &[u16]) -> Result<Reply, Stop> {
         match said(lent.query(&self.text).await) {
             Ok(reply) => Ok(reply),
-            Err(Start::Refused(TABLE_EXISTS, _)) if resumed => Ok(Reply::default()),
+            Err(Start::Refused(code, _)) if is_done.contains(&code) => Ok(Reply::default()),
             Err(Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
             Err(Start::Lost(fault)) => {
                 let failure = Failure::new(ErrorId::OutcomeUnknown)
@@ -391,7 +407,7 @@ impl Change {
         let global = self.shared.directory.global();
         let mut version = 0;
         match catalog {
-            Catalog::Stays => return Ok(()),
+            Catalog::Stays | Catalog::CreatedSchema => return Ok(()),
             Catalog::Created(row) => {
                 if row.sequence_column.is_some() {
                     rows::ensure_sequence(global, &row.sequence(), 1).await?;

@@ -85,7 +85,12 @@ impl Session {
                 None => collation::default_of(names),
             },
         };
-        found.unwrap_or(collation::UTF8MB4_GENERAL_CI)
+        match found.unwrap_or(collation::UTF8MB4_GENERAL_CI) {
+            collation::UTF8MB4_GENERAL_CI if !self.shared.server_version.contains("MariaDB") => {
+                collation::by_name("utf8mb4_0900_ai_ci").unwrap_or(collation::UTF8MB4_GENERAL_CI)
+            }
+            found => found,
+        }
     }
 
     /// SHOW WARNINGS and SHOW ERRORS after an error that the session itself has told.
@@ -94,15 +99,17 @@ impl Session {
             return Err(unsupported("diagnostics of no statement"));
         };
         let collation = self.results_collation();
+        // No fixed number of them, as each kind of server says it.
+        let decimals = if self.shared.server_version.contains("MariaDB") { 39 } else { 31 };
         let text = |name: &'static str, characters: u32| Column {
             collation,
             length: characters * 4,
             flags: NOT_NULL,
-            decimals: 31,
+            decimals,
             ..Column::text(name)
         };
         let code_column = Column {
-            length: 4,
+            length: if self.shared.server_version.contains("MariaDB") { 4 } else { 5 },
             flags: NOT_NULL | UNSIGNED | 0x80,
             ty: 3,
             decimals: 0,

@@ -36,6 +36,8 @@ pub(crate) enum Body<'a> {
     Text(&'a [u8]),
     /// A packet of COM_FIELD_LIST.
     FieldList(&'a [u8]),
+    /// A packet of a command that is answered by OK or ERR alone.
+    Simple(&'a [u8]),
     /// A COM_STMT_EXECUTE packet, into which the server's statement id is put.
     Execute {
         /// The text to prepare where it is not prepared yet, and its hash.
@@ -50,6 +52,7 @@ impl Body<'_> {
         match self {
             Self::Text(_) | Self::Execute { .. } => Kind::Query,
             Self::FieldList(_) => Kind::FieldList,
+            Self::Simple(_) => Kind::Simple,
         }
     }
 }
@@ -360,6 +363,7 @@ impl Session {
             for statement in statements {
                 said(lent.query(statement).await)?;
             }
+            self.read_only = lent.status.has(Status::IN_TRANS_READONLY);
         } else if own {
             said(lent.query(b"START TRANSACTION").await)?;
         }

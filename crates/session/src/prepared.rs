@@ -16,7 +16,7 @@ use crate::buffers;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::own_values::with_variables;
-use crate::query::{Text, is_temporary, unroutable, unsupported};
+use crate::query::{Text, is_temporary, settled, unroutable, unsupported};
 use crate::route::{Place, Values};
 use crate::session::{Answered, Bound, Served, Session, Stop, Turn};
 
@@ -63,11 +63,11 @@ impl Session {
         }
         let mut literals = Vec::new();
         let digest = usher_sql::digest(text, self.mode, &mut literals);
-        let mut plan = self.plan(text, &digest);
+        let mut plan = settled(self.plan(text, &digest), text, &literals);
         self.account.may(&plan, &self.shared.schemas)?;
         while plan.creating.is_some() {
             self.wait_for_table(&plan).await?;
-            plan = self.plan(text, &digest);
+            plan = settled(self.plan(text, &digest), text, &literals);
             self.account.may(&plan, &self.shared.schemas)?;
         }
         check_preparable(&plan)?;
@@ -370,6 +370,9 @@ impl Session {
             Target::Global => {
                 let place = Place { shard: ShardId::GLOBAL, from_writer: true };
                 let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
+                if plan.describes() {
+                    return Box::pin(self.run_aside(order, turn)).await;
+                }
                 self.run(order, turn).await
             }
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),

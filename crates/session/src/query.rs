@@ -5,7 +5,7 @@ use std::sync::Arc;
 use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
-use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, strip_attributes};
+use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, COM_REFRESH, strip_attributes};
 use usher_wire::frame::write_packet;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
@@ -107,7 +107,7 @@ impl Session {
 
     /// Serves one statement.
     pub(crate) async fn statement(&mut self, statement: Text<'_>, turn: Turn) -> Served {
-        let plan = self.plan(statement.text, statement.digest);
+        let plan = settled(self.plan(statement.text, statement.digest), statement.text, statement.literals);
         if (self.owed.is_some() || self.failure.is_some()) && !asks_of_the_one_before(&plan) {
             self.failure = None;
             self.settle_debts().await;
@@ -230,7 +230,12 @@ impl Session {
     pub(crate) async fn global(&mut self, plan: &Plan, statement: Text<'_>, turn: Turn) -> Served {
         let place = Place { shard: ShardId::GLOBAL, from_writer: true };
         let body = Body::Text(statement.packets);
-        self.run(Order { plan, place, key: None, body, insert_id: None, writer_hint: false }, turn).await
+        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
+        if plan.describes() {
+            // What tables look like must not bind a transaction to the global master.
+            return Box::pin(self.run_aside(order, turn)).await;
+        }
+        self.run(order, turn).await
     }
 
     /// COM_FIELD_LIST: the global master has every table, if only its shape.
@@ -246,6 +251,22 @@ impl Session {
         let place = Place { shard: ShardId::GLOBAL, from_writer: true };
         let body = Body::FieldList(&out);
         let order = Order { plan: &plan, place, key: None, body, insert_id: None, writer_hint: false };
+        self.run_aside(order, turn).await
+    }
+
+    /// COM_REFRESH, an administrator's FLUSH: the global master's, as that is. What would end replication is refused.
+    pub(crate) async fn refresh(&mut self, what: u8, turn: Turn) -> Served {
+        const SLAVE_AND_MASTER: u8 = 0xc0;
+        if !self.account.is_admin() || what & SLAVE_AND_MASTER != 0 {
+            let failure = Failure::new(ErrorId::CommandRefused).field("command", "COM_REFRESH");
+            return Err(failure.executed(Executed::No).into());
+        }
+        let mut out = Vec::new();
+        write_packet(&mut out, &mut 0, |out| out.extend_from_slice(&[COM_REFRESH, what]));
+        let plan = usher_sql::plan(b"FLUSH STATUS", None, self.mode, &usher_sql::Catalog::default());
+        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let body = Body::Simple(&out);
+        let order = Order { plan: &plan, place, key: None, body, insert_id: None, writer_hint: true };
         self.run_aside(order, turn).await
     }
 
@@ -364,6 +385,9 @@ impl Session {
         if let Some(bound) = self.bound.first() {
             return Place { shard: bound.shard, from_writer: true };
         }
+        if self.settings.schema().is_some_and(|name| self.shared.schemas.is_global_only(name)) {
+            return Place { shard: ShardId::GLOBAL, from_writer: false };
+        }
         let state = self.shared.directory.state();
         let health = self.shared.monitor.health();
         self.turn = self.turn.wrapping_add(1);
@@ -462,6 +486,14 @@ impl Session {
             return Err(unsupported("a write to a shard by name; name the user"));
         }
         Ok(Place { shard: shard.id, from_writer: false })
+    }
+}
+
+/// The plan for these literals: it may be one that finds nothing wherever it runs.
+pub(crate) fn settled(plan: Arc<Plan>, text: &[u8], literals: &[Literal]) -> Arc<Plan> {
+    match plan.nothing.iter().any(|nothing| nothing.holds(text, literals)) {
+        true => Arc::new(plan.finding_nothing()),
+        false => plan,
     }
 }
 

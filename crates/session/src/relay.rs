@@ -206,7 +206,7 @@ pub(crate) fn server(fault: Fault, forwarded: bool, relay: &Relay) -> Broken {
 fn edit<'a>(turn: Turn, watch: Watch, aside: Option<Status>, end: &OkEnd) -> OkEdit<'a> {
     let mut edit = OkEdit::default();
     if let Some(status) = aside {
-        let of_transactions = Status::IN_TRANS.with(Status::AUTOCOMMIT);
+        let of_transactions = Status::IN_TRANS.with(Status::AUTOCOMMIT).with(Status::IN_TRANS_READONLY);
         let shown = Status(end.status.0 & of_transactions.0);
         let wanted = Status(status.0 & of_transactions.0);
         if shown != wanted {

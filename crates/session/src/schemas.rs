@@ -1,9 +1,9 @@
 //! The schemas that exist on the servers: for accounts that may use only some, whose statements name schemas and aliases
-//! alike.
+//! alike, and for sessions in a schema that only the global master has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -16,12 +16,24 @@ use crate::shared::Shared;
 /// it after this time at most.
 const PROBES: u64 = 5;
 
+/// How long it counts what a session has found out; by then the servers have been asked again.
+const FOUND_COUNTS: Duration = Duration::from_secs(10);
+/// So many of them at most.
+const FOUND_MAX: usize = 1000;
+
 /// The schemas of all servers, as far as known.
 #[derive(Debug)]
 pub(crate) struct Schemas(watch::Sender<Option<Arc<Known>>>);
 
-/// Schemas by their names in lower case: some servers take any case.
-type Known = HashMap<String, Vec<String>>;
+#[derive(Debug, Default, Clone)]
+struct Known {
+    /// By their names in lower case: some servers take any case.
+    names: HashMap<String, Vec<String>>,
+    /// Those of the global master that some shard has not.
+    global_only: HashSet<String>,
+    /// As sessions have found out themselves, and when: the servers may have been asked before.
+    found: Vec<(String, Instant)>,
+}
 
 impl Default for Schemas {
     fn default() -> Self {
@@ -35,10 +47,30 @@ impl Schemas {
     pub(crate) fn has_other(&self, name: &str, is_allowed: impl Fn(&str) -> bool) -> bool {
         match &*self.0.borrow() {
             Some(known) => known
+                .names
                 .get(&name.to_lowercase())
                 .is_some_and(|schemas| schemas.iter().any(|schema| !is_allowed(schema))),
             None => true,
         }
+    }
+
+    /// Whether a schema is on the global master and not on all shards: there it cannot be a session's schema.
+    pub(crate) fn is_global_only(&self, name: &str) -> bool {
+        let is_known = |known: &Arc<Known>| {
+            known.global_only.contains(name) || known.found.iter().any(|(found, _)| found == name)
+        };
+        self.0.borrow().as_ref().is_some_and(is_known)
+    }
+
+    /// As [`Schemas::is_global_only`] will be told once the servers have been asked again.
+    pub(crate) fn found_global_only(&self, name: &str) {
+        self.0.send_if_modified(|known| {
+            let Some(known) = known else { return false };
+            let mut more = Known { found: lately(&known.found), ..Known::clone(known) };
+            more.found.push((name.to_owned(), Instant::now()));
+            *known = Arc::new(more);
+            true
+        });
     }
 
     /// Waits until all servers that answer have been asked.
@@ -48,15 +80,25 @@ impl Schemas {
     }
 
     fn set(&self, lists: &HashMap<ShardId, Vec<String>>) {
-        let mut known = Known::new();
+        let found = self.0.borrow().as_ref().map(|known| lately(&known.found));
+        let mut known = Known { found: found.unwrap_or_default(), ..Known::default() };
+        for name in lists.get(&ShardId::GLOBAL).into_iter().flatten() {
+            if lists.values().any(|list| !list.contains(name)) {
+                known.global_only.insert(name.clone());
+            }
+        }
         for name in lists.values().flatten() {
-            let same = known.entry(name.to_lowercase()).or_default();
+            let same = known.names.entry(name.to_lowercase()).or_default();
             if !same.contains(name) {
                 same.push(name.clone());
             }
         }
         self.0.send_replace(Some(Arc::new(known)));
     }
+}
+
+fn lately(found: &[(String, Instant)]) -> Vec<(String, Instant)> {
+    found.iter().filter(|(_, at)| at.elapsed() < FOUND_COUNTS).take(FOUND_MAX).cloned().collect()
 }
 
 /// Asks the writers of all shards again and again. One that does not answer has what it had.
@@ -103,5 +145,15 @@ mod tests {
         assert!(schemas.has_other("other", is_app) && schemas.has_other("OTHER", is_app));
         assert!(!schemas.has_other("app", is_app) && !schemas.has_other("APP", is_app));
         assert!(!schemas.has_other("alias", is_app));
+        assert!(!schemas.is_global_only("app"));
+        let lists = HashMap::from([
+            (ShardId::GLOBAL, vec!["app".to_owned(), "Other".to_owned()]),
+            (ShardId(1), vec!["app".to_owned(), "theirs".to_owned()]),
+        ]);
+        schemas.set(&lists);
+        assert!(schemas.is_global_only("Other") && !schemas.is_global_only("app"));
+        assert!(!schemas.is_global_only("theirs"));
+        schemas.found_global_only("new");
+        assert!(schemas.is_global_only("new"));
     }
 }

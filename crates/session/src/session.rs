@@ -175,6 +175,8 @@ pub(crate) struct Session {
     pub(crate) mode: Mode,
     pub(crate) autocommit: bool,
     pub(crate) transaction: Transaction,
+    /// A server says that the transaction is a read-only one.
+    pub(crate) read_only: bool,
     /// Keys written in the open transaction: their positions are learnt at its end.
     pub(crate) written: Vec<Key>,
     /// Keys whose writes the open transaction may send: their lock and fence have been looked at.
@@ -248,6 +250,7 @@ impl Session {
             mode: Mode::default(),
             autocommit: true,
             transaction: Transaction::None,
+            read_only: false,
             written: Vec::new(),
             cleared: Vec::new(),
             bound: Vec::new(),
@@ -488,7 +491,7 @@ impl Session {
             }
             Command::Unknown(byte) => Err(unsupported_command(byte)),
             Command::FieldList { table, wildcard } => self.field_list(table, wildcard, turn).await,
-            Command::Refresh(_) => Err(unsupported_command(0x07)),
+            Command::Refresh(what) => self.refresh(what, turn).await,
             Command::ProcessInfo => self.show_processlist(true, turn).await,
             Command::ProcessKill(id) => self.kill(id.into(), false, turn).await,
             Command::StmtFetch { id, .. } => Err(self.no_cursor(id)),
@@ -529,6 +532,7 @@ impl Session {
     /// The transaction is over, whatever became of it.
     pub(crate) fn end_transaction(&mut self) {
         self.transaction = Transaction::None;
+        self.read_only = false;
         self.savepoints.clear();
         self.written.clear();
         self.cleared.clear();
@@ -576,6 +580,12 @@ impl Session {
         }
         if self.mode.no_backslash_escapes {
             status = status.with(Status::NO_BACKSLASH_ESCAPES);
+        }
+        if self.mode.ansi_quotes && self.shared.server_version.contains("MariaDB") {
+            status = status.with(Status::ANSI_QUOTES);
+        }
+        if self.is_read_only() {
+            status = status.with(Status::IN_TRANS_READONLY);
         }
         status
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use usher_backend::Lent;
 use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
 use usher_sql::{Mode, Plan, Target, effects};
+use usher_topology::ShardId;
 use usher_wire::collation;
+use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, checkout_failure};
@@ -53,6 +55,9 @@ const FORBIDDEN: &[&str] = &[
     "rand_seed2",
 ];
 
+/// A server's error for a schema that it has not.
+const UNKNOWN_DATABASE: u16 = 1049;
+
 /// SET TRANSACTION statements remembered for the next transaction: one each for isolation and access, and to spare.
 const NEXT_TRANSACTION_MAX: usize = 4;
 
@@ -85,25 +90,37 @@ impl Session {
             }
         } else {
             let place = self.any_place();
-            let state = self.shared.directory.state();
-            let Some(shard) = state.topology.shard(place.shard) else {
-                return Err(Failure::new(ErrorId::ShardUnreachable).into());
-            };
-            let health = self.shared.monitor.health();
-            let up = |server: &&usher_topology::Server| health.get(&server.id).is_some_and(|seen| seen.up);
-            let server = shard.servers.iter().find(up).map_or(shard.writer, |server| server.id);
-            drop(health);
-            let pool = self.shared.pools.of(server).map_err(|error| checkout_failure(&error))?;
-            match pool.checkout(&wanted).await {
-                Ok(_) => {}
-                Err(usher_backend::BackendError::Settings { payload, .. }) => {
-                    return Err(Stop::Pass(payload));
+            match self.try_settings_on(place.shard, &wanted).await {
+                Err(Stop::Pass(payload)) if !place.shard.is_global() && is_unknown_database(&payload) => {
+                    self.try_settings_on(ShardId::GLOBAL, &wanted).await?;
+                    self.shared.schemas.found_global_only(wanted.schema().unwrap_or_default());
                 }
-                Err(error) => return Err(checkout_failure(&error).into()),
+                tried => tried?,
             }
         }
         self.settings = wanted;
         Ok(())
+    }
+
+    async fn try_settings_on(
+        &self,
+        shard: ShardId,
+        wanted: &Arc<usher_backend::Settings>,
+    ) -> Result<(), Stop> {
+        let state = self.shared.directory.state();
+        let Some(shard) = state.topology.shard(shard) else {
+            return Err(Failure::new(ErrorId::ShardUnreachable).into());
+        };
+        let health = self.shared.monitor.health();
+        let up = |server: &&usher_topology::Server| health.get(&server.id).is_some_and(|seen| seen.up);
+        let server = shard.servers.iter().find(up).map_or(shard.writer, |server| server.id);
+        drop(health);
+        let pool = self.shared.pools.of(server).map_err(|error| checkout_failure(&error))?;
+        match pool.checkout(wanted).await {
+            Ok(_) => Ok(()),
+            Err(usher_backend::BackendError::Settings { payload, .. }) => Err(Stop::Pass(payload)),
+            Err(error) => Err(checkout_failure(&error).into()),
+        }
     }
 
     /// SET.
@@ -119,6 +136,10 @@ impl Session {
             return Box::pin(self.set_global(statement, &assignments, turn)).await;
         }
         check_allowed(&assignments)?;
+        if usher_sql::depends_on_version(statement.text, self.mode) {
+            // Only the server knows whether it sets anything, and tells.
+            return self.set_by_server(statement, plan, (&assignments, Vec::new()), turn).await;
+        }
         let (mut autocommit, mut last_insert_id) = (None, None);
         let mut edits = Vec::new();
         let constant = assignments.iter().all(|assignment| {
@@ -275,6 +296,10 @@ impl Session {
         };
         self.mode.foreign_charset = !usher_sql::is_utf8(charset);
     }
+}
+
+fn is_unknown_database(payload: &[u8]) -> bool {
+    ErrPacket::parse(payload).is_ok_and(|error| error.code == UNKNOWN_DATABASE)
 }
 
 fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {

@@ -113,10 +113,7 @@ impl Shared {
         });
         shared.install(&shared.directory.state());
         tokio::spawn(sweep(Arc::downgrade(&shared)));
-        if shared.accounts.any_restricted() {
-            let probe_ms = shared.limits.probe_ms;
-            tokio::spawn(schemas::watch(Arc::downgrade(&shared), probe_ms));
-        }
+        tokio::spawn(schemas::watch(Arc::downgrade(&shared), shared.limits.probe_ms));
         shared
     }
 

@@ -27,6 +27,26 @@ impl Session {
         self.answer_ok(turn).await
     }
 
+    /// Whether the transaction that was begun is a read-only one.
+    pub(crate) fn is_read_only(&self) -> bool {
+        match &self.transaction {
+            Transaction::None | Transaction::Pending { begun: false, .. } => false,
+            Transaction::Pending { .. } if self.read_only => true,
+            Transaction::Pending { statements, .. } => {
+                let said = statements
+                    .iter()
+                    .take(1)
+                    .chain(self.next_transaction.iter().rev())
+                    .find_map(|text| access(text));
+                said.unwrap_or_else(|| {
+                    let set = self.settings.variable("transaction_read_only");
+                    set.is_some_and(|value| matches!(value.trim_matches('\''), "1" | "ON" | "on"))
+                })
+            }
+            Transaction::Open(_) => self.read_only,
+        }
+    }
+
     /// COMMIT and ROLLBACK.
     pub(crate) async fn end_by_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         if let Kind::Commit { release: true, .. } | Kind::Rollback { release: true, .. } = plan.kind {
@@ -129,4 +149,19 @@ impl Session {
             }
         }
     }
+}
+
+/// What START TRANSACTION or SET TRANSACTION says of access: whether READ ONLY, if it says it.
+fn access(text: &[u8]) -> Option<bool> {
+    let words: Vec<&[u8]> =
+        text.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.windows(2).find_map(|pair| match pair {
+        [read, only] if read.eq_ignore_ascii_case(b"READ") && only.eq_ignore_ascii_case(b"ONLY") => {
+            Some(true)
+        }
+        [read, write] if read.eq_ignore_ascii_case(b"READ") && write.eq_ignore_ascii_case(b"WRITE") => {
+            Some(false)
+        }
+        _ => None,
+    })
 }

@@ -292,15 +292,19 @@ impl<'t> Lexer<'t> {
     /// Skips a plain comment (None) or gives the token that a special one makes.
     #[cold]
     fn comment(&mut self, start: usize) -> Option<Token> {
-        match (self.at(start + 2), self.at(start + 3)) {
-            (b'!', _) => Some(self.code_open(start, start + 3)),
-            (b'M', b'!') => Some(self.code_open(start, start + 4)),
-            (third, _) => {
+        let digits = match (self.at(start + 2), self.at(start + 3)) {
+            (b'!', _) => Some(start + 3),
+            (b'M', b'!') => Some(start + 4),
+            _ => None,
+        };
+        match digits {
+            Some(digits) if !self.is_of_no_server(digits) => Some(self.code_open(start, digits)),
+            _ => {
                 let Some(end) = memchr::memmem::find(&self.text[start + 2..], b"*/") else {
                     return Some(self.bad(start));
                 };
                 let end = start + 2 + end + 2;
-                if third == b'+' {
+                if self.at(start + 2) == b'+' {
                     return Some(self.token(TokenKind::Hint, start, end));
                 }
                 if !self.started && self.first_comment.is_none() {
@@ -312,6 +316,15 @@ impl<'t> Lexer<'t> {
                 None
             }
         }
+    }
+
+    /// Whether no server's version is high enough to run the comment: dumps begin with one, `/*M!999999\- ..`. One with
+    /// another comment in it ends where that does, or not, as servers have it.
+    fn is_of_no_server(&self, digits: usize) -> bool {
+        let count = self.text[digits..].iter().take(6).take_while(|b| b.is_ascii_digit()).count();
+        let inner = &self.text[digits..];
+        let inner = &inner[..memchr::memmem::find(inner, b"*/").unwrap_or(inner.len())];
+        count == 6 && inner.starts_with(b"99") && memchr::memmem::find(inner, b"/*").is_none()
     }
 
     fn code_open(&mut self, start: usize, digits: usize) -> Token {
@@ -593,6 +606,13 @@ pub(crate) fn runs_everywhere(mark: &[u8]) -> bool {
         Some(version) => version.len() == 5 && version < b"50700".as_slice(),
         None => false,
     }
+}
+
+/// Whether it depends on a server's version what the text says: it has a comment that only some servers run.
+#[must_use]
+pub fn depends_on_version(text: &[u8], mode: Mode) -> bool {
+    let mut tokens = Lexer::new(text, mode);
+    tokens.any(|token| token.kind == TokenKind::CodeOpen && !runs_everywhere(token.bytes(text)))
 }
 
 /// The name that a word or quoted token stands for, quotes removed and doubled quotes undone.

@@ -33,11 +33,11 @@ pub use key::{
     Bound, KEY_BYTES_MAX, Key, KeyError, KeyType, TextRule, asks_for_id, bound_key, canonical_key,
     string_value,
 };
-pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, unquote_name};
+pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, depends_on_version, unquote_name};
 pub use mode::Mode;
 pub use plan::{
-    DdlKind, InsertPoints, InsertShape, KeySource, KeyValue, Kind, OWN_SCHEMA, Plan, Reach, RowValue,
-    SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint, explain_route, find_calls, find_variables,
-    insert_points, plan,
+    DdlKind, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Nothing, OWN_SCHEMA, Plan, Reach,
+    RowValue, SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint, explain_route, find_calls,
+    find_variables, insert_points, plan,
 };
 pub use splice::{SpliceError, splice};

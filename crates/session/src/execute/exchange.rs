@@ -40,7 +40,9 @@ impl Session {
             self.name_on(lent).await.map_err(unsent)?;
         }
         match &mut order.body {
-            Body::Text(packets) | Body::FieldList(packets) => lent.send(packets).await.map_err(unsent)?,
+            Body::Text(packets) | Body::FieldList(packets) | Body::Simple(packets) => {
+                lent.send(packets).await.map_err(unsent)?
+            }
             Body::Execute { text, hash, packet } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let hash = under(*hash, &lent.settings);

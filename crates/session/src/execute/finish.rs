@@ -1,15 +1,18 @@
 //! What follows from an answer: what the session remembers of it, and whether the connection stays.
 
 use usher_backend::{Fault, Lent};
-use usher_sql::{DdlKind, Kind as PlanKind, Plan};
+use usher_sql::{DdlKind, Kind as PlanKind, Plan, ShowKind};
 use usher_topology::ShardId;
 use usher_wire::command::COM_PING;
 use usher_wire::status::Status;
 
-use super::Order;
+use super::{Body, Order};
 use crate::relay::Outcome;
 use crate::session::{Answered, Bound, Served, Session, Transaction};
 use crate::user_vars::Owed;
+
+/// Behind the packet's header and the command's byte.
+const COM_QUERY_TEXT_AT: usize = 5;
 
 impl Session {
     /// After an answer on a connection that was not bound: binds it if a transaction is open or it holds state,
@@ -67,9 +70,12 @@ impl Session {
             self.take_over(&mut bound.lent, &outcome.variables);
         }
         bound.pinned |= !failed && leaves_state(plan);
+        // What such a statement leaves behind is for nobody else.
+        bound.lent.dirty |= matches!(plan.kind, PlanKind::Admin | PlanKind::Other);
         let open = bound.lent.status.has(Status::IN_TRANS);
         if open {
             self.transaction = Transaction::Open(bound.shard);
+            self.read_only = bound.lent.status.has(Status::IN_TRANS_READONLY);
         } else if !self.savepoints.is_empty() && self.begins_nothing(plan, failed) {
             // With autocommit off savepoints go on waiting for what begins the transaction. All else is over, leave to
             // write above all: a move waits for this session no longer.
@@ -142,7 +148,7 @@ impl Session {
             (true, _) | (_, true) => -1,
             _ => i64::try_from(outcome.affected_rows).unwrap_or(i64::MAX),
         };
-        if outcome.had_rows && !failed {
+        if outcome.had_rows && !failed && counts_found_rows(order) {
             self.found_rows = outcome.rows;
         }
         if let Some(id) = order.insert_id.filter(|_| !failed && outcome.affected_rows > 0) {
@@ -184,6 +190,30 @@ impl Session {
             }
         }
         self.end_transaction();
+    }
+}
+
+/// Whether FOUND_ROWS() counts the rows of this answer: it does those of SELECT, and of SHOW where a server looks into
+/// `information_schema` for it.
+fn counts_found_rows(order: &Order<'_>) -> bool {
+    const OTHERWISE: [&[u8]; 8] =
+        [b"CREATE", b"GRANTS", b"BINARY", b"BINLOG", b"MASTER", b"SLAVE", b"REPLICA", b"REPLICAS"];
+    match order.plan.kind {
+        PlanKind::Show(ShowKind::Warnings | ShowKind::Errors | ShowKind::Processlist)
+        | PlanKind::Admin
+        | PlanKind::Explain
+        | PlanKind::Other => false,
+        PlanKind::Show(ShowKind::Other) => {
+            let text = match &order.body {
+                Body::Text(packets) => packets.get(COM_QUERY_TEXT_AT..).unwrap_or_default(),
+                Body::Execute { text, .. } => text,
+                Body::FieldList(_) | Body::Simple(_) => return true,
+            };
+            let words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            let what = words.skip(1).find(|word| !word.eq_ignore_ascii_case(b"ALL")).unwrap_or_default();
+            !OTHERWISE.iter().any(|other| other.eq_ignore_ascii_case(what))
+        }
+        _ => true,
     }
 }
 

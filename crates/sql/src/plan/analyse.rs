@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::catalog::{Catalog, Sharded};
 use crate::plan::facts::{self, Pins};
-use crate::plan::query::{Queries, Refusal, Source};
+use crate::plan::query::{Queries, Ref, Refusal, Source};
 use crate::plan::tokens::Tokens;
 use crate::plan::uses::Uses;
 use crate::plan::{KeySource, TableName, Target};
@@ -33,6 +33,20 @@ pub(crate) fn read(context: Context<'_, '_>, range: Range<usize>) -> Routed {
     let mut queries = context.queries();
     queries.query(range, None)?;
     route(context, &queries, &facts::pins(&queries, context.uses), Vec::new())
+}
+
+/// Whether a read touches no table but those of `information_schema`.
+pub(crate) fn is_of_catalog(context: Context<'_, '_>, range: Range<usize>) -> bool {
+    let mut queries = context.queries();
+    let of_catalog = |one: &Ref<'_>| {
+        let schema = one.table.schema.as_deref();
+        matches!(one.source, Source::Derived)
+            || schema.is_some_and(|schema| schema.eq_ignore_ascii_case("information_schema"))
+    };
+    context.tokens.odd.is_none()
+        && !context.uses.needs_writer()
+        && queries.query(range, None).is_ok()
+        && queries.refs.iter().all(of_catalog)
 }
 
 /// `[WITH ..] UPDATE ..`; `at` is the index of UPDATE.

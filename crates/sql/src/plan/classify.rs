@@ -8,6 +8,7 @@ use crate::lex::{Lexer, TokenKind, unquote_name};
 use crate::mode::Mode;
 use crate::plan::analyse::{self, Context, Routed};
 use crate::plan::insert;
+use crate::plan::nothing;
 use crate::plan::query::Refusal;
 use crate::plan::reach::Collector;
 use crate::plan::tokens::Tokens;
@@ -22,22 +23,34 @@ struct Survey<'t> {
     watch: Watch,
     reach: Collector<'t>,
     names_sharded: bool,
+    names_catalog: bool,
     literals: u32,
     params: u16,
 }
 
 fn survey<'t>(text: &'t [u8], mode: Mode, catalog: &Catalog) -> Survey<'t> {
     let reach = Collector::new(text, mode);
-    let mut survey = Survey { watch: Watch::default(), reach, names_sharded: false, literals: 0, params: 0 };
+    let mut survey = Survey {
+        watch: Watch::default(),
+        reach,
+        names_sharded: false,
+        names_catalog: false,
+        literals: 0,
+        params: 0,
+    };
     let program = crate::digest::is_stored_program(text, mode);
     for token in Lexer::new(text, mode) {
         match token.kind {
             TokenKind::Op if token.bytes(text) == b";" && !program => break,
             TokenKind::Word | TokenKind::Dotted => {
-                survey.names_sharded |= catalog.names_sharded(token.bytes(text));
+                let word = token.bytes(text);
+                survey.names_sharded |= catalog.names_sharded(word);
+                survey.names_catalog |= word.eq_ignore_ascii_case(b"information_schema");
             }
             TokenKind::Quoted => {
-                survey.names_sharded |= catalog.names_sharded(&unquote_name(token.bytes(text)))
+                let name = unquote_name(token.bytes(text));
+                survey.names_sharded |= catalog.names_sharded(&name);
+                survey.names_catalog |= name.eq_ignore_ascii_case(b"information_schema");
             }
             TokenKind::Literal(kind) => {
                 survey.literals = survey.literals.saturating_add(1);
@@ -56,7 +69,8 @@ fn survey<'t>(text: &'t [u8], mode: Mode, catalog: &Catalog) -> Survey<'t> {
 pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalog: &Catalog) -> Plan {
     let survey = survey(text, mode, catalog);
     let head = Tokens::up_to(text, mode, HEAD_TOKENS);
-    let whole = survey.names_sharded || head.is_word(0, "WITH") || ddl::is_ddl(&head);
+    let named = survey.names_sharded || survey.names_catalog;
+    let whole = named || head.is_word(0, "WITH") || ddl::is_ddl(&head);
     let tokens = if whole { Tokens::new(text, mode) } else { head };
     let mut uses = survey.watch.uses.clone();
     let context = Context { tokens: &tokens, default_schema, catalog, uses: &uses };
@@ -124,12 +138,21 @@ fn refused(kind: Kind, Refusal { reason, needs_hint }: Refusal) -> Plan {
 fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let kind = if survey.watch.locking { Kind::LockingRead } else { Kind::Read };
     let mut plan = if survey.names_sharded {
-        routed(kind, analyse::read(context, range))
+        routed(kind, analyse::read(context, range.clone()))
     } else {
         let touches = survey.watch.reads_tables || context.uses.needs_writer();
         Plan::simple(kind, if touches { Target::Global } else { Target::AnyServer })
     };
     plan.needs_writer = survey.watch.locking;
+    if plan.needs_hint
+        && !survey.watch.locking
+        && !context.uses.needs_writer()
+        && !context.uses.calc_found_rows
+    {
+        plan.nothing = nothing::nothing(context.tokens, range.clone());
+    }
+    plan.of_catalog =
+        survey.names_catalog && plan.target == Target::Global && analyse::is_of_catalog(context, range);
     plan
 }
 
@@ -273,7 +296,11 @@ fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) 
         b"UNLOCK" => session(Kind::UnlockTables),
         b"GET" => session(Kind::GetDiagnostics),
         b"SIGNAL" | b"RESIGNAL" => session(Kind::Signal),
-        b"LOCK" => global_unless_sharded(Kind::LockTables, "locks a sharded table; use SELECT .. FOR UPDATE"),
+        b"LOCK" => {
+            let reason = "locks a sharded table; use SELECT .. FOR UPDATE (dumps: --single-transaction, --where by \
+                          the key, --skip-add-locks)";
+            global_unless_sharded(Kind::LockTables, reason)
+        }
         b"HANDLER" => global_unless_sharded(Kind::Handler, "HANDLER on a sharded table; use SELECT"),
         b"CALL" => Plan {
             is_write: true,
@@ -290,10 +317,16 @@ fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) 
             let reason = "loads a file into a sharded table; insert its rows user by user";
             Plan { is_write: true, ..global_unless_sharded(Kind::Load { local }, reason) }
         }
+        // Held until UNLOCK TABLES or the session's end.
+        b"FLUSH" if holds_a_lock(tokens) => global_unless_sharded(
+            Kind::LockTables,
+            "locks a sharded table; run it on the shards' own servers",
+        ),
+        b"BACKUP" => global_unless_sharded(Kind::LockTables, "locks a sharded table"),
         b"GRANT" | b"REVOKE" => Plan { is_write: true, ..Plan::simple(Kind::Admin, Target::Global) },
         b"ANALYZE" | b"OPTIMIZE" | b"CHECK" | b"CHECKSUM" | b"REPAIR" | b"FLUSH" | b"RESET" | b"PURGE"
         | b"CHANGE" | b"STOP" | b"START" | b"INSTALL" | b"UNINSTALL" | b"BINLOG" | b"CACHE" | b"CLONE"
-        | b"IMPORT" | b"RESTART" | b"SHUTDOWN" | b"BACKUP" => {
+        | b"IMPORT" | b"RESTART" | b"SHUTDOWN" => {
             let reason = "maintains a sharded table; run it on the shards' own servers";
             Plan { is_write: true, ..global_unless_sharded(Kind::Admin, reason) }
         }
@@ -305,6 +338,12 @@ fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) 
             )
         },
     }
+}
+
+/// FLUSH TABLES .. WITH READ LOCK, or FOR EXPORT.
+fn holds_a_lock(tokens: &Tokens<'_>) -> bool {
+    let ends = [&["WITH", "READ", "LOCK"][..], &["FOR", "EXPORT"]];
+    (1..tokens.len()).any(|at| ends.iter().any(|end| tokens.are_words(at, end)))
 }
 
 /// Whether a name in the statement, with its schema or the default one, is a sharded table.

@@ -5,6 +5,7 @@ mod classify;
 mod facts;
 mod functions;
 mod insert;
+mod nothing;
 mod print;
 mod query;
 mod reach;
@@ -13,6 +14,7 @@ mod uses;
 
 pub use classify::explain_route;
 pub use insert::{InsertPoints, ValuePoint, insert_points};
+pub use nothing::Nothing;
 pub use reach::{OWN_SCHEMA, Reach};
 pub use uses::{Uses, find_calls, find_variables};
 
@@ -38,6 +40,10 @@ pub struct Plan {
     /// `Target::Unsupported` for no other reason than that no condition holds it to one user: a user or shard named
     /// outside the statement would settle where it goes.
     pub needs_hint: bool,
+    /// Of a read that only a hint could settle: any of these makes its answer empty, so that it may run anywhere.
+    pub nothing: Vec<Nothing>,
+    /// It reads nothing but `information_schema`.
+    pub of_catalog: bool,
     /// Session state that it reads or leaves.
     pub uses: Uses,
     /// Schemas that it can reach, and whether it is an administrator's.
@@ -130,7 +136,7 @@ pub enum Kind {
     Do,
     /// KILL.
     Kill,
-    /// LOCK TABLES.
+    /// LOCK TABLES, and what else holds locks until the session gives them up: FLUSH TABLES .. WITH READ LOCK, BACKUP.
     LockTables,
     /// UNLOCK TABLES.
     UnlockTables,
@@ -330,6 +336,19 @@ pub fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalog: &Cat
 }
 
 impl Plan {
+    /// Whether it tells what tables look like, and reads no rows of theirs.
+    #[must_use]
+    pub fn describes(&self) -> bool {
+        self.of_catalog || matches!(self.kind, Kind::Show(_) | Kind::Describe)
+    }
+
+    /// The same for literals by which it finds nothing.
+    #[must_use]
+    pub fn finding_nothing(&self) -> Self {
+        let nobody = KeySource { value: KeyValue::Null, key_type: KeyType::BIGINT };
+        Self { target: Target::User { sources: vec![nobody] }, needs_hint: false, ..self.clone() }
+    }
+
     /// Rough size in memory: a plan of an INSERT of thousands of rows is better not cached.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
@@ -354,6 +373,8 @@ impl Plan {
             is_write: false,
             needs_writer: false,
             needs_hint: false,
+            nothing: Vec::new(),
+            of_catalog: false,
             uses: Uses::default(),
             reach: Reach::default(),
             insert: None,

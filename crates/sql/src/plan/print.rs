@@ -16,6 +16,12 @@ impl fmt::Display for Plan {
         if self.needs_hint {
             f.write_str(" hintable")?;
         }
+        if !self.nothing.is_empty() {
+            f.write_str(" may-find-nothing")?;
+        }
+        if self.of_catalog {
+            f.write_str(" of-catalog")?;
+        }
         if let Some(insert) = &self.insert {
             write!(f, " {insert}")?;
         }

@@ -253,7 +253,9 @@ fn admin_statement(tokens: &Tokens<'_>, kind: &Kind) -> Option<&'static str> {
             Some("the server itself")
         }
         Kind::Ddl(_) if (0..tokens.len()).any(|at| is(at, &["SONAME"])) => Some("code of libraries"),
-        Kind::LockTables | Kind::UnlockTables if is(1, &["INSTANCE"]) => Some("the server itself"),
+        Kind::LockTables | Kind::UnlockTables if is(0, &["FLUSH", "BACKUP"]) || is(1, &["INSTANCE"]) => {
+            Some("the server itself")
+        }
         Kind::Set
             if is(1, &["PASSWORD", "ROLE", "RESOURCE"]) || tokens.are_words(1, &["DEFAULT", "ROLE"]) =>
         {
