@@ -55,6 +55,7 @@ async fn tools_work(kind: Server) {
     what_tables_look_like_binds_no_transaction(&mut conn).await;
     settings_in_comments_are_the_servers(&mut conn, kind).await;
     found_rows_outlive_a_look_at_warnings(&mut conn).await;
+    savepoints_come_and_go_before_any_statement(&mut conn).await;
     read_locks_stay_with_their_session(&proxy).await;
     status_tells_of_read_only_transactions(&proxy).await;
     servers_are_refreshed_by_admins_alone(&proxy, kind).await;
@@ -143,6 +144,29 @@ async fn found_rows_outlive_a_look_at_warnings(conn: &mut Conn) {
     conn.query_drop("SHOW CREATE TABLE notes").await.unwrap();
     let found: Option<i64> = conn.query_first("SELECT FOUND_ROWS()").await.unwrap();
     assert_eq!(found, Some(3));
+}
+
+/// As test frameworks make them, around each test of many.
+async fn savepoints_come_and_go_before_any_statement(conn: &mut Conn) {
+    for begin in ["START TRANSACTION", "SET autocommit = 0"] {
+        conn.query_drop(begin).await.unwrap();
+        conn.query_drop("SAVEPOINT outer_one").await.unwrap();
+        for number in 0..100 {
+            conn.query_drop(format!("SAVEPOINT s{number}")).await.unwrap();
+            conn.query_drop("SAVEPOINT same").await.unwrap();
+            if number % 2 == 0 {
+                conn.query_drop(format!("ROLLBACK TO SAVEPOINT s{number}")).await.unwrap();
+            }
+            conn.query_drop(format!("RELEASE SAVEPOINT s{number}")).await.unwrap();
+        }
+        conn.query_drop("INSERT INTO notes (user_id, body) VALUES (4, 'gone')").await.unwrap();
+        assert_eq!(code(&conn.query_drop("ROLLBACK TO SAVEPOINT same").await), 1305);
+        conn.query_drop("ROLLBACK TO SAVEPOINT outer_one").await.unwrap();
+        conn.query_drop("COMMIT").await.unwrap();
+    }
+    conn.query_drop("SET autocommit = 1").await.unwrap();
+    let kept = "SELECT COUNT(*) FROM notes WHERE user_id = 4";
+    assert_eq!(conn.query_first::<i64, _>(kept).await.unwrap(), Some(2));
 }
 
 async fn read_locks_stay_with_their_session(proxy: &Proxy) {

@@ -95,26 +95,34 @@ impl Session {
         {
             self.transaction = Transaction::Pending { begun: false, statements: Vec::new() };
         }
-        let Transaction::Pending { statements, .. } = &mut self.transaction else {
+        let Transaction::Pending { begun, statements } = &mut self.transaction else {
             // Without a transaction a savepoint has no effect; one that is not there is an error that a server words.
             return self.anywhere(plan, statement.packets, turn).await;
         };
-        if statements.len() >= PENDING_MAX {
-            return Err(unsupported("that many savepoints before the first statement"));
-        }
+        // Behind what begins it stands one statement for each savepoint that there is: nothing else has happened.
+        let first = usize::from(*begun);
         let known = |name: &str| self.savepoints.iter().position(|other| other.eq_ignore_ascii_case(name));
         match &plan.kind {
-            Kind::Savepoint(name) => self.savepoints.push(name.clone()),
+            Kind::Savepoint(name) => {
+                if let Some(at) = known(name).filter(|at| first + at < statements.len()) {
+                    self.savepoints.remove(at);
+                    statements.remove(first + at);
+                } else if statements.len() >= PENDING_MAX {
+                    return Err(unsupported("that many savepoints before the first statement"));
+                }
+                self.savepoints.push(name.clone());
+                statements.push(statement.text.into());
+            }
             Kind::RollbackTo(name) | Kind::ReleaseSavepoint(name) => {
                 let Some(at) = known(name) else {
                     return Err(server_error(1305, *b"42000", &format!("SAVEPOINT {name} does not exist")));
                 };
                 let kept = at + usize::from(matches!(plan.kind, Kind::RollbackTo(_)));
                 self.savepoints.truncate(kept);
+                statements.truncate(first + kept);
             }
             _ => {}
         }
-        statements.push(statement.text.into());
         self.answer_ok(turn).await
     }
 
