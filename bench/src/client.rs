@@ -19,7 +19,10 @@ use crate::job::Target;
 
 /// Room for what is read at once.
 const BUFFER: usize = 128 * 1024;
+/// Room while logging in.
+const LOGIN_BUFFER: usize = 1024;
 const TIMEOUT: Duration = Duration::from_secs(60);
+const COM_QUIT: u8 = 0x01;
 const COM_QUERY: u8 = 0x03;
 const COM_STMT_PREPARE: u8 = 0x16;
 const COM_STMT_EXECUTE: u8 = 0x17;
@@ -61,7 +64,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        let mut client = Self { stream, buffer: vec![0; BUFFER], start: 0, end: 0, received: 0 };
+        let mut client = Self { stream, buffer: vec![0; LOGIN_BUFFER], start: 0, end: 0, received: 0 };
         client.log_in(target)?;
         Ok(client)
     }
@@ -70,6 +73,14 @@ impl Client {
     pub(crate) fn rest(&mut self) {
         self.buffer = Vec::new();
         (self.start, self.end) = (0, 0);
+    }
+
+    /// Says goodbye and waits for the other side to close: so it is the one that keeps the closed connection in mind for
+    /// a while, and no port is missing here.
+    pub(crate) fn quit(mut self) -> Result<()> {
+        self.send(&command(COM_QUIT, &[])?)?;
+        ensure!(self.stream.read(&mut self.buffer)? == 0, "an answer to a goodbye");
+        Ok(())
     }
 
     fn log_in(&mut self, target: &Target) -> Result<()> {
@@ -134,6 +145,9 @@ impl Client {
 
     /// Sends what is ready and reads the whole answer.
     pub(crate) fn run(&mut self, packet: &[u8]) -> Result<()> {
+        if self.buffer.len() < BUFFER {
+            self.buffer.resize(BUFFER, 0);
+        }
         self.send(packet)?;
         loop {
             let status = self.one_result()?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::client::Client;
+use crate::{client::Client, crowd::Crowd, logins::Logins};
 
 /// One thing to do.
 #[derive(Debug, Deserialize)]
@@ -15,6 +15,10 @@ pub(crate) enum Job {
     Measure(Measure),
     /// Measure what idle connections cost.
     Idle(Idle),
+    /// Measure how fast connections are opened.
+    Logins(Logins),
+    /// Measure many connections at once.
+    Crowd(Crowd),
 }
 
 /// An address to measure.

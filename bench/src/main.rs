@@ -4,7 +4,9 @@
 //! It is light on purpose: blocking sockets, packets made beforehand, answers walked to their end and never decoded.
 
 mod client;
+mod crowd;
 mod job;
+mod logins;
 mod measure;
 mod process;
 
@@ -29,6 +31,8 @@ fn run() -> Result<()> {
     let answer = match job {
         Job::Statements(statements) => serde_json::to_string(&statements.run()?)?,
         Job::Measure(measure) => serde_json::to_string(&measure::measure(&measure)?)?,
+        Job::Logins(logins) => serde_json::to_string(&logins::measure(&logins)?)?,
+        Job::Crowd(crowd) => serde_json::to_string(&crowd::measure(&crowd)?)?,
         Job::Idle(idle) => serde_json::to_string(&measure::idle(&idle)?)?,
     };
     println!("{answer}");

@@ -19,12 +19,12 @@ const WARM_UP: usize = 20;
 
 /// One round of one case against one target.
 #[derive(Debug, Clone)]
-struct Round {
-    per_second: f64,
-    p50_us: f64,
-    p99_us: f64,
+pub(crate) struct Round {
+    pub(crate) per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
     bytes_per_second: f64,
-    cpu_us: Option<f64>,
+    pub(crate) cpu_us: Option<f64>,
 }
 
 /// What one connection has seen.
@@ -55,7 +55,8 @@ pub(crate) fn measure(job: &Measure) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-fn round(case: &Case, target: &Target, length: Duration) -> Result<Round> {
+/// Measures one case against one target once.
+pub(crate) fn round(case: &Case, target: &Target, length: Duration) -> Result<Round> {
     let connected: Result<Vec<(Client, Vec<Packet>)>> =
         (0..case.connections).map(|number| connect(case, target, number)).collect();
     let connected = connected?;
@@ -161,13 +162,20 @@ fn outcome(case: &Case, target: &Target, rounds: &[Round]) -> Outcome {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Opens connections that run one statement each and then idle, and looks how much the process has grown.
 pub(crate) fn idle(job: &Idle) -> Result<IdleResult> {
+    let (_, bytes_each) = open_idle(job)?;
+    Ok(IdleResult { connections: job.connections, bytes_each })
+}
+
+/// The connections, and how much each has made the process grow.
+pub(crate) fn open_idle(job: &Idle) -> Result<(Vec<Client>, f64)> {
     let pid = job.target.pid.context("no process to look at")?;
     // The first ones pay for what all share.
     let mut clients = connections(job, job.connections.min(50))?;
@@ -175,7 +183,7 @@ pub(crate) fn idle(job: &Idle) -> Result<IdleResult> {
     clients.extend(connections(job, job.connections)?);
     let after = process::memory(pid)?;
     let grown = after.saturating_sub(before) as f64;
-    Ok(IdleResult { connections: job.connections, bytes_each: grown / job.connections.max(1) as f64 })
+    Ok((clients, grown / job.connections.max(1) as f64))
 }
 
 fn connections(job: &Idle, count: usize) -> Result<Vec<Client>> {

@@ -13,7 +13,7 @@ mod site;
 
 pub use bed::Bed;
 pub use client::{Login, code, message};
-pub use program::{Output, kill_9, resume, runs, suspend, usher, usher_binary};
+pub use program::{Output, hang_up, kill_9, program, resume, runs, suspend, usher, usher_binary};
 pub use proxy::Proxy;
 pub use servers::{Log, admin, count, number, until};
 pub use site::{directory_home, home, make_tables, sign_up};

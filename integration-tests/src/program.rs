@@ -61,6 +61,26 @@ pub async fn usher(config: &Path, arguments: &[&str]) -> Output {
     Output { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
+/// Runs any program to its end, with `input` on its standard input.
+pub async fn program(command: &[&str], input: &str) -> Output {
+    use tokio::io::AsyncWriteExt;
+    let (name, arguments) = command.split_first().unwrap();
+    let mut child = tokio::process::Command::new(name)
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    let written = async move { drop(stdin.write_all(input.as_bytes()).await) };
+    let ended = async { tokio::join!(written, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(Duration::from_secs(90), ended).await.unwrap().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Output { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
 /// Whether a process runs.
 pub fn runs(pid: u32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|raw| !raw.is_empty())
@@ -69,6 +89,11 @@ pub fn runs(pid: u32) -> bool {
 fn signal(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
+}
+
+/// Tells a process to read its files anew.
+pub fn hang_up(pid: u32) {
+    signal(pid, Signal::HUP);
 }
 
 /// Stops a process in its tracks, as a long pause of its machine would.

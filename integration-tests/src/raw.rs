@@ -5,20 +5,33 @@ use tokio::net::TcpStream;
 
 /// A client of an account without a password, in the database `app`.
 pub async fn logged_in(port: u16, user: &str) -> TcpStream {
+    logged_in_with(port, user, 0, &[]).await
+}
+
+/// The same with further capability flags; `behind` is what CLIENT_ZSTD_COMPRESSION_ALGORITHM appends.
+pub async fn logged_in_with(port: u16, user: &str, flags: u32, behind: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    packet(&mut stream).await;
+    log_in(&mut stream, user, flags, behind).await;
+    stream
+}
+
+/// Logs in on a stream.
+pub async fn log_in(stream: &mut TcpStream, user: &str, flags: u32, behind: &[u8]) {
+    packet(stream).await;
     // CLIENT_PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH, CONNECT_WITH_DB, LONG_PASSWORD, TRANSACTIONS.
-    let caps: u32 = 0x0008_0000 | 0x8000 | 0x2000 | 0x200 | 0x8 | 0x1;
+    let caps: u32 = flags | 0x0008_0000 | 0x8000 | 0x2000 | 0x200 | 0x8 | 0x1;
     let mut hello = caps.to_le_bytes().to_vec();
     hello.extend((16_u32 << 20).to_le_bytes());
     hello.push(45);
     hello.extend([0; 23]);
     hello.extend(user.as_bytes());
     hello.extend(b"\0\0app\0caching_sha2_password\0");
-    send(&mut stream, 1, &hello).await;
-    let answer = packet(&mut stream).await;
+    if flags & 1 << 26 != 0 {
+        hello.extend(behind);
+    }
+    send(stream, 1, &hello).await;
+    let answer = packet(stream).await;
     assert_eq!(answer.first(), Some(&0), "{}", String::from_utf8_lossy(&answer));
-    stream
 }
 
 /// Sends a packet.

@@ -1,5 +1,6 @@
 //! The benchmark: no proxy, HAProxy passing bytes on, and usher, side by side on one machine and in turns.
 
+mod connections;
 mod haproxy;
 mod report;
 
@@ -15,6 +16,8 @@ use crate::{
     shell::{root, say},
 };
 use haproxy::Haproxy;
+
+pub(crate) use connections::{Options as ConnectionsOptions, run as run_connections};
 
 const PROFILE: &str = "release";
 const SHARD: &str = "s1";
@@ -53,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let text = measured?;
     say(&format!("\n{text}"));
     if options.write {
-        write(&text)?;
+        write(&text, "measured")?;
     }
     Ok(true)
 }
@@ -101,43 +104,57 @@ fn point_cases() -> Value {
     Value::from(cases)
 }
 
-/// Makes the tables and rows through usher, but for the million: those are made where they live.
+/// Makes the tables and rows.
 fn fill(playground: &Playground) -> Result<()> {
-    say("making tables and rows");
-    let mut statements = vec![
-        "CREATE TABLE people (user_id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(40) NOT NULL, \
-         note VARCHAR(200) NOT NULL) ENGINE=InnoDB COMMENT='usher:sharded key=user_id'"
-            .to_owned(),
-        "CREATE TABLE many (user_id BIGINT NOT NULL, n INT NOT NULL, word VARCHAR(40) NOT NULL, \
-         note VARCHAR(60) NOT NULL, PRIMARY KEY (user_id, n)) ENGINE=InnoDB COMMENT='usher:sharded key=user_id'"
-            .to_owned(),
-    ];
-    let note = "x".repeat(120);
-    statements.extend(
-        (1..=USERS).map(|user| format!("INSERT INTO people VALUES ({user}, 'person {user}', '{note}')")),
-    );
-    let proxy = playground.target("usher", &playground.endpoints["proxy"], None);
-    playground.measure(&json!({"statements": {"target": proxy, "statements": statements}}))?;
-    let writer = playground.writer(SHARD)?;
+    fill_people(playground)?;
+    let table = "CREATE TABLE many (user_id BIGINT NOT NULL, n INT NOT NULL, word VARCHAR(40) NOT NULL, \
+                 note VARCHAR(60) NOT NULL, PRIMARY KEY (user_id, n)) ENGINE=InnoDB \
+                 COMMENT='usher:sharded key=user_id'";
+    through_usher(playground, &[table.to_owned()])?;
+    // These are made where they live.
     let rows = format!(
         "INSERT INTO many SELECT {LONG_USER}, seq, CONCAT('word ', seq), REPEAT('y', 40) FROM seq_1_to_{LONG_ROWS}"
     );
-    playground.sql(&writer, &rows)?;
-    let position = playground.sql(&writer, "SELECT @@gtid_binlog_pos")?;
+    playground.sql(&playground.writer(SHARD)?, &rows)?;
+    await_reader(playground)
+}
+
+/// The table of point selects.
+fn fill_people(playground: &Playground) -> Result<()> {
+    say("making tables and rows");
+    let table = "CREATE TABLE people (user_id BIGINT NOT NULL PRIMARY KEY, name VARCHAR(40) NOT NULL, \
+                 note VARCHAR(200) NOT NULL) ENGINE=InnoDB COMMENT='usher:sharded key=user_id'";
+    let note = "x".repeat(120);
+    let mut statements = vec![table.to_owned()];
+    statements.extend(
+        (1..=USERS).map(|user| format!("INSERT INTO people VALUES ({user}, 'person {user}', '{note}')")),
+    );
+    through_usher(playground, &statements)?;
+    await_reader(playground)
+}
+
+fn through_usher(playground: &Playground, statements: &[String]) -> Result<()> {
+    let proxy = playground.target("usher", &playground.endpoints["proxy"], None);
+    playground.measure(&json!({"statements": {"target": proxy, "statements": statements}}))?;
+    Ok(())
+}
+
+/// Until the replica has what the writer has.
+fn await_reader(playground: &Playground) -> Result<()> {
+    let position = playground.sql(&playground.writer(SHARD)?, "SELECT @@gtid_binlog_pos")?;
     let reader = playground.reader(SHARD)?;
     playground.sql(&reader, &format!("SELECT MASTER_GTID_WAIT('{}', 120)", position.trim()))?;
     Ok(())
 }
 
-const BEGIN: &str = "<!-- measured: begin -->\n";
-const END: &str = "<!-- measured: end -->";
-
-fn write(text: &str) -> Result<()> {
+/// Puts a text between two marks of the page.
+fn write(text: &str, marks: &str) -> Result<()> {
+    let (begin, end) = (format!("<!-- {marks}: begin -->\n"), format!("<!-- {marks}: end -->"));
     let path = root()?.join("docs/performance.md");
     let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (before, rest) = page.split_once(BEGIN).context("no begin mark in docs/performance.md")?;
-    let (_, after) = rest.split_once(END).context("no end mark in docs/performance.md")?;
-    fs::write(&path, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?;
+    let (before, rest) = page.split_once(&begin).context("no begin mark in docs/performance.md")?;
+    let (_, after) = rest.split_once(&end).context("no end mark in docs/performance.md")?;
+    fs::write(&path, format!("{before}{begin}\n{text}\n{end}{after}"))?;
     say(&format!("written to {}", path.display()));
     Ok(())
 }

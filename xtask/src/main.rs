@@ -36,6 +36,8 @@ enum Command {
     Ci,
     /// Measure the proxy against HAProxy and no proxy at all
     Bench(bench::Options),
+    /// Measure opening connections against HAProxy, and many connections at once
+    Connections(bench::ConnectionsOptions),
     /// Suites of others, directly against a server and through usher: what passes the one way only
     Suites(suites::Options),
     /// Fuzz both sides of the wire, statements and their plans
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Ci => ci::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Connections(options) => bench::run_connections(&options),
         Command::Suites(options) => suites::run_all(&options),
         Command::Fuzz(options) => fuzz::run_all(&options),
         Command::Instructions(options) => instructions::run(&options),

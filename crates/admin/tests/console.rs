@@ -44,6 +44,8 @@ async fn bench(token: &str) -> Bench {
         accounts: Accounts::default(),
         backend: Account { user: "px1".into(), password: "secret".into(), tls: None, tls_optional: false },
         tls: None,
+        compression: Default::default(),
+        balancers: Default::default(),
         key: Arc::new(ServerKey::generate(512).unwrap()),
         server_version: "10.11.0".into(),
         number: 1,

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,18 +20,19 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Signs of life asked for before a silent peer is given up.
 const KEEPALIVE_TRIES: u32 = 3;
 
-/// Sends small packets at once, and notices within `limits.peer_silent_ms` that the peer's host is gone.
+/// Sends small packets at once, and notices within `limits.peer_silent_ms` that the peer's host is gone. On a socket that
+/// listens it is for those that are accepted there, on Linux.
 ///
 /// # Errors
 /// As the system says.
-pub fn prepare_socket(tcp: &TcpStream, limits: &Limits) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
+pub fn prepare_socket(tcp: &impl AsFd, limits: &Limits) -> io::Result<()> {
     let silent = Duration::from_millis(limits.peer_silent_ms);
     // The system counts these in whole seconds.
     let idle = (silent / 2).max(Duration::from_secs(1));
     let between = (silent / 2 / KEEPALIVE_TRIES).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(idle).with_interval(between).with_retries(KEEPALIVE_TRIES);
     let socket = SockRef::from(tcp);
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(silent))?;
@@ -51,6 +53,15 @@ impl Stream {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Whether the peer has shown a certificate of its own, which was checked.
+    #[must_use]
+    pub fn has_peer_certificate(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.get_ref().1.peer_certificates().is_some(),
+        }
     }
 
     /// Waits until something has come to be read, without holding a buffer. Inside TLS it may be a part only of what a

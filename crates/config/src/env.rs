@@ -44,7 +44,7 @@ fn value(key: &str, text: &str) -> Value {
     if TEXTS.contains(&key) {
         return Value::String(text.to_owned());
     }
-    if key == "servers" {
+    if matches!(key, "servers" | "proxy_protocol_networks") {
         return Value::Array(text.split(',').map(|item| Value::String(item.trim().to_owned())).collect());
     }
     match (text.parse::<i64>(), text.parse::<bool>()) {

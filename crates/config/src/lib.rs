@@ -4,10 +4,13 @@
 mod env;
 pub mod limits;
 mod load;
+mod network;
 mod tree;
 
 pub use limits::Limits;
 pub use load::{ConfigError, load, parse};
+pub use network::Network;
 pub use tree::{
-    Admin, BackendTls, Config, Controller, Endpoint, GlobalMaster, Http, Memcached, Proxy, TlsMode, User,
+    Admin, BackendTls, Compression, Config, Controller, Endpoint, GlobalMaster, Http, Memcached, Proxy,
+    Require, TlsMode, User,
 };

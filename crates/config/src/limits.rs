@@ -8,6 +8,23 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Client connections a proxy takes at once; the next one gets error 1040.
     pub clients_max: usize,
+    /// Client connections that have not logged in yet, at once; the next one gets error 1040.
+    pub logins_max: usize,
+    /// TLS handshakes with clients under way at once; the next ones wait, no longer than `login_ms`.
+    pub tls_handshakes_max: usize,
+    /// Client connections from one address (IPv6: from one /64) at once; the next one gets error 1040. 0 means no limit.
+    pub clients_per_source_max: usize,
+    /// Failed logins from one address that are answered at once. From then on the answer to each failed login from there
+    /// is put off, twice as long each time.
+    pub login_failures_free: usize,
+    /// The longest an answer to a failed login is put off; 0 puts off none.
+    pub login_failure_delay_ms: u64,
+    /// Put-off answers to one address at once; meanwhile new connections from there get error 1129.
+    pub login_failures_delayed_max: usize,
+    /// An address without a failed login for this long, in seconds, has a clean sheet.
+    pub login_failures_forget_s: u64,
+    /// Addresses whose failed logins are remembered.
+    pub sources_max: usize,
     /// Connections a proxy opens to one server.
     pub backends_per_server_max: usize,
     /// Idle connections a proxy keeps to one server.
@@ -24,6 +41,9 @@ pub struct Limits {
     pub server_lost_ms: u64,
     /// The longest a client may take no byte of its answer: its session ends, and its transaction is rolled back.
     pub client_write_ms: u64,
+    /// How often the files of `proxy.tls_cert`, `proxy.tls_key` and `proxy.tls_client_ca` are looked at for changes; 0
+    /// leaves it to SIGHUP.
+    pub tls_check_ms: u64,
     /// The longest a client may take to log in.
     pub login_ms: u64,
     /// The longest a statement is held during a flip or a cutover.
@@ -74,6 +94,8 @@ pub struct Limits {
     pub moves_max: usize,
     /// The longest a client may idle, in seconds, before it is closed.
     pub idle_client_s: u64,
+    /// The same for clients that say that a person sits there (CLIENT_INTERACTIVE), as command line clients do.
+    pub idle_interactive_client_s: u64,
     /// The smallest and first block of ids that a proxy takes from a sequence.
     pub id_block_min: u64,
     /// The largest block of ids that a proxy takes from a sequence.
@@ -86,6 +108,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             clients_max: 20_000,
+            logins_max: 2_000,
+            tls_handshakes_max: 500,
+            clients_per_source_max: 0,
+            login_failures_free: 10,
+            login_failure_delay_ms: 5_000,
+            login_failures_delayed_max: 1_000,
+            login_failures_forget_s: 60,
+            sources_max: 10_000,
             backends_per_server_max: 200,
             backends_per_server_idle_max: 100,
             checkout_wait_ms: 10_000,
@@ -93,6 +123,7 @@ impl Default for Limits {
             peer_silent_ms: 30_000,
             server_lost_ms: 10_000,
             client_write_ms: 60_000,
+            tls_check_ms: 5_000,
             login_ms: 10_000,
             hold_ms: 10_000,
             held_max: 2_000,
@@ -118,6 +149,7 @@ impl Default for Limits {
             purge_delay_s: 900,
             moves_max: 4,
             idle_client_s: 28_800,
+            idle_interactive_client_s: 28_800,
             id_block_min: 100,
             id_block_max: 10_000,
             stop_ms: 5_000,

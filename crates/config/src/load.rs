@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use toml::Table;
 
-use crate::{Config, TlsMode, env};
+use crate::{Config, Require, TlsMode, env};
 
 /// Why a configuration is refused. Each names the file or the setting and what is wrong with it.
 #[derive(Debug, Error)]
@@ -100,6 +100,12 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         if proxy.tls_cert.is_some() != proxy.tls_key.is_some() {
             return wrong("proxy.tls_cert", "tls_cert and tls_key go together");
         }
+        if proxy.tls_client_ca.is_some() && proxy.tls_cert.is_none() {
+            return wrong("proxy.tls_client_ca", "certificates of clients need tls_cert and tls_key");
+        }
+        if proxy.proxy_protocol_required && proxy.proxy_protocol_networks.is_empty() {
+            return wrong("proxy.proxy_protocol_required", "proxy_protocol_networks says of whom");
+        }
     }
     if config.backend_tls.mode == TlsMode::Required && config.backend_tls.ca.is_none() {
         return wrong("backend_tls.ca", "mode \"required\" needs the authorities to check against");
@@ -122,6 +128,16 @@ fn check_users(config: &Config) -> Result<(), ConfigError> {
                 user.plugin
             ));
         }
+        if let Some(proxy) = &config.proxy {
+            let lacking = match user.require {
+                Require::X509 if proxy.tls_client_ca.is_none() => Some("proxy.tls_client_ca"),
+                Require::Tls if proxy.tls_cert.is_none() => Some("proxy.tls_cert"),
+                _ => None,
+            };
+            if let Some(setting) = lacking {
+                return wrong(format!("nobody could log in: require needs {setting}"));
+            }
+        }
         if user.admin && !user.has_all_schemas() {
             return wrong("admin is for users of all schemas: leave schemas empty".to_owned());
         }
@@ -143,7 +159,10 @@ fn check_users(config: &Config) -> Result<(), ConfigError> {
 
 fn check_limits(config: &Config) -> Result<(), ConfigError> {
     let limits = &config.limits;
-    let positive: [(&str, u64); 15] = [
+    let positive: [(&str, u64); 18] = [
+        ("logins_max", limits.logins_max as u64),
+        ("tls_handshakes_max", limits.tls_handshakes_max as u64),
+        ("sources_max", limits.sources_max as u64),
         ("clients_max", limits.clients_max as u64),
         ("backends_per_server_max", limits.backends_per_server_max as u64),
         ("checkout_wait_ms", limits.checkout_wait_ms),
@@ -222,6 +241,19 @@ port = 3306
         assert!(read(MINIMAL, &[("USHER_LIMITS_POLL_MS", "0")]).unwrap_err().contains("limits.poll_ms"));
     }
 
+    fn proxy(extra: &str) -> String {
+        let needed = "id = \"px1\"\nlisten = \"127.0.0.1:1\"\nbackend_user = \"u\"\nbackend_password = \"p\"";
+        format!("[proxy]\n{needed}\n{extra}\n")
+    }
+
+    #[test]
+    fn lists_come_from_variables_too() {
+        let variables = [("USHER_PROXY_PROXY_PROTOCOL_NETWORKS", "10.0.0.0/8, ::1")];
+        let config = read(&format!("{MINIMAL}{}", proxy("")), &variables).unwrap();
+        let networks = config.proxy.unwrap().proxy_protocol_networks;
+        assert_eq!(networks.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    }
+
     #[test]
     fn contradictions_are_refused_by_name() {
         let cases = [
@@ -235,6 +267,17 @@ port = 3306
         ];
         for (extra, expected) in cases {
             let error = read(&format!("{MINIMAL}{extra}\n"), &[]).unwrap_err();
+            assert!(error.contains(expected), "{extra}: {error}");
+        }
+        let cases = [
+            ("tls_client_ca = \"ca.pem\"", "proxy.tls_client_ca"),
+            ("proxy_protocol_required = true", "proxy_protocol_networks"),
+            ("proxy_protocol_networks = [\"10.0.0.0/99\"]", "no network"),
+            ("compression = \"lz4\"", "lz4"),
+            ("[[users]]\nname = \"a\"\nrequire = \"x509\"", "tls_client_ca"),
+        ];
+        for (extra, expected) in cases {
+            let error = read(&format!("{MINIMAL}{}", proxy(extra)), &[]).unwrap_err();
             assert!(error.contains(expected), "{extra}: {error}");
         }
     }

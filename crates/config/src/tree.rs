@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Limits;
+use crate::{Limits, Network};
 
 /// The whole of `usher.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,34 @@ pub struct Proxy {
     /// Distinguishes the connection ids of proxies: 0 to 255.
     #[serde(default)]
     pub number: u8,
+    /// Authorities that sign the certificates of clients, PEM; without it clients are asked for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// What clients may compress with: `all` (zlib and zstd, the default), `zlib`, `zstd` or `off`.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Networks and addresses of load balancers whose PROXY protocol header (v1 or v2) is believed, on the clients' port
+    /// and on the admin console's. From everybody else such a header is an error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_protocol_networks: Vec<Network>,
+    /// Whether connections from these networks must begin with such a header; else they may.
+    #[serde(default)]
+    pub proxy_protocol_required: bool,
+}
+
+/// What clients may compress with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// zlib and zstd.
+    #[default]
+    All,
+    /// zlib only.
+    Zlib,
+    /// zstd only.
+    Zstd,
+    /// Nothing.
+    Off,
 }
 
 /// The `[controller]` table.
@@ -184,9 +212,26 @@ pub struct User {
     /// servers, as far as the proxy's account there may; only for a user of all schemas.
     #[serde(default, skip_serializing_if = "is_false")]
     pub admin: bool,
+    /// What the user's connections must have: `none` (default), `tls`, or `x509` for a certificate that
+    /// `proxy.tls_client_ca` has signed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub require: Require,
     /// Connections the user may have at once through one proxy; 0 means no limit but that of all users together.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub connections_max: usize,
+}
+
+/// What a user's connections must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Require {
+    /// Nothing but the password.
+    #[default]
+    None,
+    /// TLS.
+    Tls,
+    /// TLS and a client's certificate of a known authority.
+    X509,
 }
 
 impl Default for User {
@@ -201,6 +246,7 @@ impl Default for User {
             default_schema: None,
             schemas: Vec::new(),
             admin: false,
+            require: Require::None,
             connections_max: 0,
         }
     }
@@ -212,6 +258,10 @@ impl User {
     pub fn has_all_schemas(&self) -> bool {
         self.schemas.is_empty() || self.schemas.iter().any(|schema| schema == "*")
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 // As serde wants them, by reference.

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use usher_config::{
-    Admin, BackendTls, Config, Controller, Endpoint, GlobalMaster, Http, Limits, Memcached, Proxy, TlsMode,
-    User,
+    Admin, BackendTls, Compression, Config, Controller, Endpoint, GlobalMaster, Http, Limits, Memcached,
+    Proxy, TlsMode, User,
 };
 
 use crate::error::{Error, Result};
@@ -62,6 +62,10 @@ pub(crate) fn config(dir: &Path, state: &State) -> Config {
             workers: 0,
             server_version: None,
             number: 1,
+            tls_client_ca: None,
+            compression: Compression::All,
+            proxy_protocol_networks: Vec::new(),
+            proxy_protocol_required: false,
         }),
         controller: Controller { http_listen: Some(listen(state.controller_port)), ..Controller::default() },
         http: Http { token: Some(state.secrets.http_token.clone()), metrics_open: true },

@@ -54,6 +54,7 @@ pub use endpoints::{
     AdminEndpoint, Endpoints, GlobalEndpoints, HttpEndpoint, ProxyEndpoint, ServerEndpoint, ShardEndpoints,
 };
 pub use error::{Error, Result};
+pub use mysql_root::mysql_client;
 pub use status::{ProcessState, ProcessStatus, Status};
 
 /// The largest number of shards or of replicas a shard: more would not fit a machine, nor the port range.

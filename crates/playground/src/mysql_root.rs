@@ -56,6 +56,11 @@ impl MysqlRoot {
 
     /// The command that runs the server, to which its arguments are appended.
     pub(crate) fn command(&self) -> Vec<String> {
+        self.program("usr/sbin/mysqld")
+    }
+
+    /// The command that runs a program of this MySQL.
+    fn program(&self, path: &str) -> Vec<String> {
         let root = self.root.display();
         let libraries =
             format!("{root}/usr/lib/{}-linux-gnu:{root}/usr/lib/mysql/private", std::env::consts::ARCH);
@@ -63,7 +68,7 @@ impl MysqlRoot {
             self.linker.display().to_string(),
             "--library-path".to_owned(),
             libraries,
-            format!("{root}/usr/sbin/mysqld"),
+            format!("{root}/{path}"),
         ]
     }
 
@@ -77,6 +82,12 @@ impl MysqlRoot {
             format!("character-sets-dir={root}/usr/share/mysql/charsets"),
         ]
     }
+}
+
+/// The command that runs the `mysql` client of the MySQL that playgrounds use, once one of them has fetched it.
+#[must_use]
+pub fn mysql_client() -> Option<Vec<String>> {
+    MysqlRoot::at(&place().ok()?).map(|root| root.program("usr/bin/mysql"))
 }
 
 fn place() -> Result<PathBuf> {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use usher_backend::prepare_socket;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
-use crate::login;
+use crate::login::{self, Caller};
 use crate::shared::Shared;
 
 /// Connections that may wait to be accepted.
@@ -48,13 +49,18 @@ impl Listener {
 pub async fn serve(listener: Listener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let clients_max = shared.limits.clients_max;
     let permits = Arc::new(Semaphore::new(clients_max));
+    let logins = Arc::new(Semaphore::new(shared.limits.logins_max));
+    // What is set here, accepted sockets have from the start.
+    if let Err(error) = prepare_socket(&listener.0, &shared.limits) {
+        tracing::warn!(%error, "clients' sockets get the system's settings");
+    }
     loop {
         let accepted = tokio::select! {
             accepted = listener.0.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((socket, from)) => welcome(socket, from, &shared, &permits),
+            Ok((socket, from)) => welcome(socket, from, &shared, (&permits, &logins)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
                 tokio::time::sleep(DESCRIPTORS_PAUSE).await;
@@ -70,22 +76,38 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>, mut stop: watch::Rec
     }
 }
 
-fn welcome(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>, permits: &Arc<Semaphore>) {
-    let shared = Arc::clone(shared);
-    let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
-        shared.metrics.refused.inc();
-        tokio::spawn(async move {
-            let failure =
-                Failure::new(ErrorId::TooManyClients).field("limits.clients_max", shared.limits.clients_max);
-            login::refuse(socket, &failure, shared.limits.login_ms).await;
-        });
-        return;
+fn welcome(
+    socket: TcpStream,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+    (permits, logins): (&Arc<Semaphore>, &Arc<Semaphore>),
+) {
+    let limits = &shared.limits;
+    if cfg!(not(target_os = "linux")) {
+        // A socket that fails says so again when it is used.
+        let _ = prepare_socket(&socket, limits);
+    }
+    let Ok(place) = Arc::clone(permits).try_acquire_owned() else {
+        return turn_away(socket, shared, ("limits.clients_max", limits.clients_max));
     };
+    let Ok(permit) = Arc::clone(logins).try_acquire_owned() else {
+        return turn_away(socket, shared, ("limits.logins_max", limits.logins_max));
+    };
+    let shared = Arc::clone(shared);
     shared.metrics.accepted.inc();
     shared.metrics.clients.inc();
     tokio::spawn(async move {
-        login::run(socket, from, &shared).await;
+        login::run(Caller { socket, peer, permit }, &shared).await;
         shared.metrics.clients.dec();
-        drop(permit);
+        drop(place);
+    });
+}
+
+fn turn_away(socket: TcpStream, shared: &Shared, (limit, value): (&'static str, usize)) {
+    shared.metrics.refused.inc();
+    let login_ms = shared.limits.login_ms;
+    tokio::spawn(async move {
+        let failure = Failure::new(ErrorId::TooManyClients).field(limit, value);
+        login::refuse(socket, &failure, login_ms).await;
     });
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use usher_config::User;
+use usher_backend::Stream;
+use usher_config::{Require, User};
 use usher_sql::{OWN_SCHEMA, Plan, Reach};
 use usher_wire::auth::Secret;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
@@ -22,6 +23,7 @@ pub(crate) struct Account {
     /// It may use these schemas only.
     pub(crate) restricted: bool,
     admin: bool,
+    require: Require,
     connections: AtomicUsize,
     connections_max: usize,
 }
@@ -40,6 +42,15 @@ impl Account {
     /// Whether what concerns all accounts is open to it.
     pub(crate) fn is_admin(&self) -> bool {
         self.admin
+    }
+
+    /// What the account's connections must have and this one has not.
+    pub(crate) fn lacks(&self, stream: &Stream) -> Option<&'static str> {
+        match self.require {
+            Require::Tls if !stream.is_tls() => Some("TLS"),
+            Require::X509 if !stream.has_peer_certificate() => Some("TLS with a certificate of the client"),
+            _ => None,
+        }
     }
 
     /// A place for one more connection.
@@ -158,6 +169,7 @@ fn account(user: &User) -> Account {
         schemas: user.schemas.clone(),
         restricted: !user.has_all_schemas(),
         admin: user.admin,
+        require: user.require,
         connections: AtomicUsize::new(0),
         connections_max: user.connections_max,
     }

@@ -26,7 +26,11 @@ struct Flight {
 
 /// One session's entry.
 #[derive(Debug, Default)]
-pub(crate) struct Slot(Mutex<Flight>);
+pub(crate) struct Slot {
+    flight: Mutex<Flight>,
+    /// Its place among all entries, written under their lock.
+    at: AtomicUsize,
+}
 
 /// All sessions' entries.
 #[derive(Debug, Default)]
@@ -55,18 +59,25 @@ impl InFlight {
     /// A new session's entry.
     pub(crate) fn register(&self) -> Arc<Slot> {
         let slot = Arc::new(Slot::default());
-        self.slots.lock().push(Arc::clone(&slot));
+        let mut slots = self.slots.lock();
+        slot.at.store(slots.len(), Ordering::Relaxed);
+        slots.push(Arc::clone(&slot));
+        drop(slots);
         slot
     }
 
     /// A session has ended.
     pub(crate) fn unregister(&self, slot: &Arc<Slot>) {
         let mut slots = self.slots.lock();
-        if let Some(at) = slots.iter().position(|other| Arc::ptr_eq(other, slot)) {
+        let at = slot.at.load(Ordering::Relaxed);
+        if slots.get(at).is_some_and(|other| Arc::ptr_eq(other, slot)) {
             slots.swap_remove(at);
+            if let Some(moved) = slots.get(at) {
+                moved.at.store(at, Ordering::Relaxed);
+            }
         }
         drop(slots);
-        slot.0.lock().planned = None;
+        slot.flight.lock().planned = None;
         self.leave(slot);
         self.tell_waiting();
     }
@@ -74,18 +85,18 @@ impl InFlight {
     /// Tells that an unsharded write, planned by this version of the catalog, is about to be sent; ends with
     /// [`InFlight::unsharded_over`]. The catalog must be looked at once more after this.
     pub(crate) fn unsharded(slot: &Slot, catalog: u64) {
-        slot.0.lock().planned = Some(catalog);
+        slot.flight.lock().planned = Some(catalog);
     }
 
     /// It has been answered, or was not sent.
     pub(crate) fn unsharded_over(&self, slot: &Slot) {
-        slot.0.lock().planned = None;
+        slot.flight.lock().planned = None;
         self.tell_waiting();
     }
 
     /// Tells that a write to `shard`, of `key` if known, is about to be sent. Further calls add keys.
     pub(crate) fn enter(slot: &Slot, shard: ShardId, key: Option<&Key>, version: u64) {
-        let mut flight = slot.0.lock();
+        let mut flight = slot.flight.lock();
         if flight.shard.is_none() {
             flight.shard = Some(shard);
             flight.version = version;
@@ -99,18 +110,18 @@ impl InFlight {
 
     /// A write of `key` in the transaction under way was not let in after all.
     pub(crate) fn leave_key(&self, slot: &Slot, key: &Key) {
-        slot.0.lock().keys.retain(|other| other != key);
+        slot.flight.lock().keys.retain(|other| other != key);
         self.tell_waiting();
     }
 
     /// Whether a write for this key was let in by the transaction under way.
     pub(crate) fn has_key(slot: &Slot, key: &Key) -> bool {
-        slot.0.lock().keys.contains(key)
+        slot.flight.lock().keys.contains(key)
     }
 
     /// Tells that it has ended.
     pub(crate) fn leave(&self, slot: &Slot) {
-        let mut flight = slot.0.lock();
+        let mut flight = slot.flight.lock();
         if flight.shard.take().is_none() {
             return;
         }
@@ -142,7 +153,7 @@ impl InFlight {
 }
 
 fn concerns(slot: &Slot, version: u64, scope: &Scope) -> bool {
-    let flight = slot.0.lock();
+    let flight = slot.flight.lock();
     if flight.planned.is_some_and(|planned| scope.catalog.is_some_and(|catalog| planned < catalog)) {
         return true;
     }

@@ -20,13 +20,16 @@ impl Session {
         relay.pass(&mut lent.buf).map_err(|error| server(error.into(), false, relay))?;
         let ready = relay.ready();
         let request = lent.buf.get(..ready).unwrap_or_default();
-        self.client.stream.write(request).await.map_err(Broken::Client)?;
+        self.client.write(request).await.map_err(Broken::Client)?;
         lent.consume(ready);
         relay.sent(ready);
         let mut buf = buffers::take();
         let sent = self.send_file(lent, relay, &mut buf, &mut seq).await;
         buffers::give_back(buf);
         relay.after_local_infile(seq);
+        if let Some(seq) = self.client.channel.next_seq() {
+            relay.renumber(seq);
+        }
         sent
     }
 
@@ -71,7 +74,7 @@ impl Session {
                 return Ok(());
             }
             // A client that stops half-way would hold the server's connection for ever.
-            let more = timeout(patience, self.client.stream.read(buf)).await;
+            let more = timeout(patience, self.client.channel.read(buf)).await;
             match more.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
                 Ok(0) => return Err(Broken::Client(ErrorKind::UnexpectedEof.into())),
                 read => drop(read.map_err(Broken::Client)?),

@@ -6,32 +6,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
-use usher_backend::{BackendError, Settings, Stream, prepare_socket};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{timeout, timeout_at};
+use usher_backend::{BackendError, Settings, Stream};
 use usher_topology::ShardId;
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
-use usher_wire::frame::{Header, message, missing, write_packet};
+use usher_wire::compress::Algorithm;
+use usher_wire::frame::write_packet;
 use usher_wire::handshake::{ClientHello, Greeting, HandshakeResponse, Salt};
 use usher_wire::packet::OkPacket;
 use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
 use crate::account::Account;
+use crate::channel::Channel;
+use crate::gate::Pass;
 use crate::session::{Client, End, Session};
-use crate::shared::Shared;
-
-/// The largest packet before login: names, attributes, an encrypted password.
-const PACKET_MAX: usize = 64 << 10;
-
-const LATE: &str = "the login took longer than limits.login_ms";
-/// The longest a refused client is listened to, so that it reads why.
-const DISMISS: Duration = Duration::from_secs(2);
+use crate::shared::{HeaderRule, Shared};
+use crate::talk::Talk;
 
 /// Serves one client from greeting to goodbye.
-pub(crate) async fn run(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
-    match Box::pin(log_in(socket, from, shared)).await {
+pub(crate) async fn run(caller: Caller, shared: &Arc<Shared>) {
+    let from = caller.peer;
+    shared.metrics.logins.inc();
+    let logged_in = Box::pin(log_in(caller, shared)).await;
+    shared.metrics.logins.dec();
+    match logged_in {
         Ok(session) => session.serve().await,
         Err(end) => {
             shared.metrics.refused.inc();
@@ -52,99 +54,26 @@ pub(crate) async fn refuse(socket: TcpStream, failure: &Failure, limit_ms: u64) 
     let _ = timeout(Duration::from_millis(limit_ms), goodbye).await;
 }
 
-/// The stream during login, with its sequence ids and the time by which all must be over.
-struct Talk {
-    stream: Stream,
-    buf: Vec<u8>,
-    seq: u8,
-    deadline: Instant,
+/// A client at the door.
+pub(crate) struct Caller {
+    pub(crate) socket: TcpStream,
+    /// Where its connection comes from: the client's address, or a load balancer's.
+    pub(crate) peer: SocketAddr,
+    /// Its place among the logins under way.
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
-impl Talk {
-    fn new(stream: Stream, seq: u8, shared: &Shared) -> Self {
-        let deadline = Instant::now() + Duration::from_millis(shared.limits.login_ms);
-        Self { stream, buf: Vec::new(), seq, deadline }
-    }
-
-    async fn send(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), End> {
-        let mut out = Vec::new();
-        write_packet(&mut out, &mut self.seq, fill);
-        match timeout_at(self.deadline, self.stream.write(&out)).await {
-            Ok(sent) => Ok(sent?),
-            Err(_) => Err(End::Refused(ErrorId::LoginTimeout)),
-        }
-    }
-
-    /// The client's next packet, and not a byte more: behind the request for TLS the handshake of TLS may have come
-    /// already.
-    async fn receive(&mut self) -> Result<Vec<u8>, End> {
-        loop {
-            match self.packet() {
-                Ok(Some(payload)) => return Ok(payload),
-                Ok(None) => {}
-                Err(failure) => return Err(self.fail_unasked(&failure).await),
-            }
-            let lacking = missing(&self.buf);
-            match timeout_at(self.deadline, self.stream.read_at_most(&mut self.buf, lacking)).await {
-                Ok(Ok(0)) => return Err(End::Gone),
-                Ok(read) => read?,
-                Err(_) => {
-                    return Err(self.fail_unasked(&Failure::new(ErrorId::LoginTimeout).note(LATE)).await);
-                }
-            };
-        }
-    }
-
-    /// Takes the packet out of the buffer, if it is all there.
-    fn packet(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        if let Some(Header { seq, .. }) = Header::peek(&self.buf)
-            && seq != self.seq
-        {
-            return Err(Failure::new(ErrorId::PacketOrder).field("got", seq).field("expected", self.seq));
-        }
-        let Some(found) = message(&self.buf, PACKET_MAX)? else { return Ok(None) };
-        let (payload, next_seq) = (found.payload.into_owned(), found.next_seq);
-        self.seq = next_seq;
-        self.buf.clear();
-        Ok(Some(payload))
-    }
-
-    /// As [`Talk::fail`], before the client's packet is there: the sequence ids go on as if it were.
-    async fn fail_unasked(&mut self, failure: &Failure) -> End {
-        self.seq = self.seq.wrapping_add(1);
-        self.fail(failure).await
-    }
-
-    async fn fail(&mut self, failure: &Failure) -> End {
-        // The login fails either way.
-        let _ = self.send(|out| failure.encode(out)).await;
-        self.stream.dismiss(DISMISS).await;
-        End::Refused(failure.id())
-    }
-}
-
-async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Result<Box<Session>, End> {
-    prepare_socket(&socket, &shared.limits)?;
-    let mut talk = Talk::new(Stream::Plain(socket), 0, shared);
+async fn log_in(caller: Caller, shared: &Arc<Shared>) -> Result<Box<Session>, End> {
+    let mut talk = Talk::new(Channel::new(Stream::Plain(caller.socket)), 0, shared);
+    talk.permit = Some(caller.permit);
     let (id, salt) = (shared.connection_id(), Salt::random()?);
-    let offered = Caps::offer(shared.tls.is_some());
-    let greeting = Greeting {
-        server_version: shared.server_version.as_bytes(),
-        thread_id: id,
-        salt,
-        caps: offered,
-        // utf8mb4_general_ci, 45, fits the one byte there is.
-        collation: collation::UTF8MB4_GENERAL_CI.to_le_bytes()[0],
-        status: Status::AUTOCOMMIT,
-        plugin: CACHING_SHA2,
-    };
-    talk.send(|out| greeting.encode(out)).await?;
-    let payload = hello(&mut talk, offered, shared).await?;
-    let hello = match HandshakeResponse::parse(&payload, offered) {
+    let (from, pass) = greet(&mut talk, caller.peer, (id, salt), shared).await?;
+    let (mut talk, payload) = hello(talk, shared).await?;
+    let hello = match HandshakeResponse::parse(&payload, shared.offered) {
         Ok(hello) => hello,
         Err(error) => return Err(talk.fail(&error.into()).await),
     };
-    let caps = hello.caps & offered;
+    let caps = hello.caps & shared.offered;
     if !caps.has(Caps::CLIENT_NEEDED) {
         return Err(talk.fail(&Failure::new(ErrorId::ClientTooOld)).await);
     }
@@ -167,13 +96,63 @@ async fn log_in(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) -> Re
     {
         // The login fails either way.
         let _ = talk.send(|out| out.extend_from_slice(&payload)).await;
-        talk.stream.close().await;
+        talk.channel.close().await;
         return Err(End::Refused(ErrorId::UnknownDatabase));
     }
     talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
+    if let Some(algorithm) = Algorithm::agreed(caps, hello.zstd_level) {
+        shared.metrics.compressed.inc();
+        talk.channel.compress(algorithm, shared.limits.packet_bytes_max);
+    }
     let write_max = Duration::from_millis(shared.limits.client_write_ms);
-    let client = Client { stream: talk.stream, caps, id, salt, from, write_max };
+    let client = Client { channel: talk.channel, caps, id, salt, from, write_max, _pass: pass };
     Ok(Box::new(Session::start(Arc::clone(shared), client, (account, seat), settings)))
+}
+
+/// Lets the client in and greets it. A load balancer's word of where it comes from counts; where the balancer need not
+/// give it, the greeting must not wait for it: a client says nothing before.
+async fn greet(
+    talk: &mut Talk,
+    peer: SocketAddr,
+    (id, salt): (u32, Salt),
+    shared: &Shared,
+) -> Result<(SocketAddr, Pass), End> {
+    let rule = shared.header_rule(peer.ip());
+    let mut from = peer;
+    if rule == Some(HeaderRule::Required) {
+        from = talk.introduction(HeaderRule::Required).await?.unwrap_or(peer);
+        shared.metrics.proxy_headers.inc();
+    }
+    let early = match rule {
+        Some(HeaderRule::Optional) => None,
+        _ => Some(enter(talk, from, shared).await?),
+    };
+    let greeting = Greeting {
+        server_version: shared.server_version.as_bytes(),
+        thread_id: id,
+        salt,
+        caps: shared.offered,
+        // utf8mb4_general_ci, 45, fits the one byte there is.
+        collation: collation::UTF8MB4_GENERAL_CI.to_le_bytes()[0],
+        status: Status::AUTOCOMMIT,
+        plugin: CACHING_SHA2,
+    };
+    talk.send(|out| greeting.encode(out)).await?;
+    if let Some(pass) = early {
+        return Ok((from, pass));
+    }
+    if let Some(client) = talk.introduction(HeaderRule::Optional).await? {
+        shared.metrics.proxy_headers.inc();
+        from = client;
+    }
+    Ok((from, enter(talk, from, shared).await?))
+}
+
+async fn enter(talk: &mut Talk, from: SocketAddr, shared: &Shared) -> Result<Pass, End> {
+    match shared.gate.enter(from.ip()) {
+        Ok(pass) => Ok(pass),
+        Err(failure) => Err(talk.fail_unasked(&failure).await),
+    }
 }
 
 /// Whether the schema exists, as far as a server can be asked: an idle connection that has it says so too. Fails with
@@ -190,21 +169,16 @@ async fn check_schema(shared: &Shared, settings: &Arc<Settings>) -> Result<(), V
 }
 
 /// The handshake response, after TLS if the client asks for it.
-async fn hello(talk: &mut Talk, offered: Caps, shared: &Shared) -> Result<Vec<u8>, End> {
+async fn hello(mut talk: Talk, shared: &Shared) -> Result<(Talk, Vec<u8>), End> {
     let payload = talk.receive().await?;
-    match (ClientHello::parse(&payload, offered), &shared.tls) {
-        (Ok(ClientHello::Ssl(_)), Some(acceptor)) => {
-            let placeholder = Stream::Plain(unconnected()?);
-            let Stream::Plain(tcp) = std::mem::replace(&mut talk.stream, placeholder) else {
-                return Err(End::Refused(ErrorId::PacketOrder));
-            };
-            let accepted = timeout_at(talk.deadline, acceptor.accept(tcp)).await;
-            let tls = accepted.map_err(|_| End::Refused(ErrorId::LoginTimeout))??;
-            talk.stream = Stream::Tls(Box::new(tls.into()));
-            talk.receive().await
+    match (ClientHello::parse(&payload, shared.offered), &shared.tls) {
+        (Ok(ClientHello::Ssl(_)), Some(tls)) => {
+            let mut talk = talk.encrypt(tls, shared).await?;
+            let payload = talk.receive().await?;
+            Ok((talk, payload))
         }
         (Err(error), _) => Err(talk.fail(&error.into()).await),
-        _ => Ok(payload),
+        _ => Ok((talk, payload)),
     }
 }
 
@@ -226,7 +200,7 @@ async fn authenticate(
     let account = shared.accounts.named(user);
     let terms = AuthTerms {
         salt,
-        secure: talk.stream.is_tls(),
+        secure: talk.channel.stream().is_tls(),
         key: Some(Arc::clone(&shared.key)),
         fast: true,
         allow_native: account.as_ref().is_some_and(|account| account.native),
@@ -243,21 +217,35 @@ async fn authenticate(
                 auth.handle(&talk.receive().await?)
             }
             (Step::Accept(accepted), Some(account)) => {
+                if let Some(lacking) = account.lacks(talk.channel.stream()) {
+                    let words = format!("{}; the account requires {lacking}", denied(user, answer, from));
+                    let failure = Failure::new(ErrorId::AccessDenied).as_server(words);
+                    return Err(talk.fail(&failure).await);
+                }
                 if let Some(payload) = accepted.first {
-                    talk.send(|out| out.extend_from_slice(&payload)).await?;
+                    // Goes out with what follows.
+                    talk.put(|out| out.extend_from_slice(&payload));
                 }
                 return Ok(Arc::clone(account));
             }
             (Step::Accept(_) | Step::Deny, _) => {
-                let name = String::from_utf8_lossy(user);
-                let using = if answer.is_empty() { "NO" } else { "YES" };
-                let note =
-                    format!("Access denied for user '{name}'@'{}' (using password: {using})", from.ip());
-                let failure = Failure::new(ErrorId::AccessDenied).as_server(note);
+                let delay = shared.gate.failed(from.ip());
+                if let Some(delay) = &delay {
+                    talk.permit = None;
+                    tokio::time::sleep(delay.time).await;
+                }
+                let failure = Failure::new(ErrorId::AccessDenied).as_server(denied(user, answer, from));
                 return Err(talk.fail(&failure).await);
             }
         };
     }
+}
+
+/// A server's words for a wrong name or password.
+fn denied(user: &[u8], answer: &[u8], from: SocketAddr) -> String {
+    let using = if answer.is_empty() { "NO" } else { "YES" };
+    let (name, host) = (String::from_utf8_lossy(user), from.ip().to_canonical());
+    format!("Access denied for user '{name}'@'{host}' (using password: {using})")
 }
 
 /// The session's first settings: schema and character set, as the client asked in its handshake.
@@ -297,14 +285,16 @@ pub(crate) fn settings(
 /// Runs the authentication of COM_CHANGE_USER on a session's own stream.
 pub(crate) async fn change_user(
     shared: &Shared,
-    stream: Stream,
+    channel: Channel,
     seq: u8,
     salt: Salt,
     from: SocketAddr,
     change: &usher_wire::handshake::ChangeUser<'_>,
-) -> Result<(Stream, u8, Arc<Account>), End> {
-    let mut talk = Talk::new(stream, seq, shared);
+) -> Result<(Channel, u8, Arc<Account>), End> {
+    let mut talk = Talk::new(channel, seq, shared);
     let account =
         authenticate(&mut talk, shared, salt, change.user, change.plugin, change.auth, from).await?;
-    Ok((talk.stream, talk.seq, account))
+    // What is still to be said goes out before the answer.
+    talk.flush().await?;
+    Ok((talk.channel, talk.seq, account))
 }

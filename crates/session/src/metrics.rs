@@ -28,6 +28,25 @@ pub struct SessionMetrics {
     pub accepted: Counter,
     /// Clients refused: too many, wrong password, garbage.
     pub refused: Counter,
+    /// Clients that have not logged in yet.
+    pub(crate) logins: Gauge,
+    /// Clients refused as their address had its maximum, or too many failed logins.
+    pub sources_refused: Counter,
+    /// Logins with a wrong name or password.
+    pub login_failures: Counter,
+    /// Answers to failed logins that were put off.
+    pub login_failures_delayed: Counter,
+    /// TLS handshakes with clients, and those of them that resumed a session.
+    pub(crate) tls_handshakes: Counter,
+    pub(crate) tls_resumed: Counter,
+    /// Connections that came with a PROXY protocol header.
+    pub(crate) proxy_headers: Counter,
+    /// Logins that agreed on compression.
+    pub(crate) compressed: Counter,
+    /// Reads of the TLS files while clients were served, by their outcome.
+    pub tls_reloads: Counter,
+    /// Those that failed: the old ones stay in use.
+    pub tls_reloads_failed: Counter,
     /// Statements answered by a writer, a copy, or the proxy itself.
     pub(crate) to_writer: Counter,
     pub(crate) to_copy: Counter,
@@ -61,6 +80,16 @@ impl Default for SessionMetrics {
             clients: Gauge::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            logins: Gauge::default(),
+            sources_refused: Counter::default(),
+            login_failures: Counter::default(),
+            login_failures_delayed: Counter::default(),
+            tls_handshakes: Counter::default(),
+            tls_resumed: Counter::default(),
+            proxy_headers: Counter::default(),
+            compressed: Counter::default(),
+            tls_reloads: Counter::default(),
+            tls_reloads_failed: Counter::default(),
             errors: Counter::default(),
             held: Counter::default(),
             holding: Gauge::default(),
@@ -73,12 +102,32 @@ impl Default for SessionMetrics {
 }
 
 impl SessionMetrics {
+    fn register_doors(&self, r: &mut Registry) {
+        let gauge = &self.logins;
+        r.register("logins", "Clients that have not logged in yet", gauge.clone());
+        let counters = [
+            ("sources_refused", "Clients refused for their address", &self.sources_refused),
+            ("login_failures", "Logins with a wrong name or password", &self.login_failures),
+            ("login_failures_delayed", "Put-off answers to failed logins", &self.login_failures_delayed),
+            ("tls_handshakes", "TLS handshakes with clients", &self.tls_handshakes),
+            ("tls_resumed", "TLS handshakes that resumed a session", &self.tls_resumed),
+            ("proxy_headers", "Connections with a PROXY protocol header", &self.proxy_headers),
+            ("clients_compressed", "Logins that agreed on compression", &self.compressed),
+            ("tls_reloads", "Reads of the TLS files while serving", &self.tls_reloads),
+            ("tls_reloads_failed", "Reads of the TLS files that failed", &self.tls_reloads_failed),
+        ];
+        for (name, help, counter) in counters {
+            r.register(name, help, counter.clone());
+        }
+    }
+
     /// Registers all of them under `usher_`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("usher");
         r.register("clients", "Clients connected now", self.clients.clone());
         r.register("clients_accepted", "Clients accepted", self.accepted.clone());
         r.register("clients_refused", "Clients refused", self.refused.clone());
+        self.register_doors(r);
         r.register("statements", "Statements answered, by where", self.statements.clone());
         r.register("errors", "Errors of the proxy's own sent to clients", self.errors.clone());
         r.register("held", "Statements that were held for a flip or a cutover", self.held.clone());

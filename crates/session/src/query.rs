@@ -85,7 +85,7 @@ impl Session {
                 // The error must carry on the sequence of the answers before it.
                 Err(stop) => return self.tell(stop, seq).await.map_err(Stop::End),
             };
-            seq = answered.seq;
+            seq = self.client.channel.next_seq().unwrap_or(answered.seq);
             let Some(offset) = next.filter(|_| !answered.failed) else { return Ok(answered) };
             at += offset;
             digest = usher_sql::digest(text.get(at..).unwrap_or_default(), self.mode, literals);

@@ -95,9 +95,13 @@ impl Session {
                 Progress::Ok(end) => {
                     self.learn(lent, &end, &mut outcome);
                     let edit = edit(turn, watch, self.aside, &end);
-                    relay
-                        .pass_ok(&mut lent.buf, &edit)
-                        .map_err(|error| server(error.into(), forwarded, &relay))
+                    let passed = relay.pass_ok(&mut lent.buf, &edit);
+                    match passed.map_err(|error| server(error.into(), forwarded, &relay)) {
+                        Ok(()) if end.more_results() && self.client.channel.is_compressed() => {
+                            self.end_frames(lent, &mut relay, &mut forwarded).await
+                        }
+                        passed => passed,
+                    }
                 }
                 Progress::Err(at) => {
                     let payload = lent.buf.get(at).unwrap_or_default();
@@ -138,6 +142,31 @@ impl Session {
 
     /// Sends on what is ready and reads more.
     async fn more(&mut self, lent: &mut Lent, relay: &mut Relay, forwarded: &mut bool) -> Result<(), Broken> {
+        self.pass_on(lent, relay, forwarded).await?;
+        lent.read().await.map_err(|fault| server(fault, *forwarded, relay))
+    }
+
+    /// Sends a result to a compressed client, whose packets then go on with the number of its frames.
+    #[cold]
+    async fn end_frames(
+        &mut self,
+        lent: &mut Lent,
+        relay: &mut Relay,
+        forwarded: &mut bool,
+    ) -> Result<(), Broken> {
+        self.pass_on(lent, relay, forwarded).await?;
+        if let Some(seq) = self.client.channel.next_seq() {
+            relay.renumber(seq);
+        }
+        Ok(())
+    }
+
+    async fn pass_on(
+        &mut self,
+        lent: &mut Lent,
+        relay: &mut Relay,
+        forwarded: &mut bool,
+    ) -> Result<(), Broken> {
         let ready = relay.ready();
         if ready > 0 {
             let bytes = lent.buf.get(..ready).unwrap_or_default();
@@ -146,7 +175,7 @@ impl Session {
             relay.sent(ready);
             *forwarded = true;
         }
-        lent.read().await.map_err(|fault| server(fault, *forwarded, relay))
+        Ok(())
     }
 
     fn learn(&mut self, lent: &mut Lent, end: &OkEnd, outcome: &mut Outcome) {

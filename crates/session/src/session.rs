@@ -22,8 +22,10 @@ use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
 use crate::account::{Account, Seat};
+use crate::channel::Channel;
 use crate::diagnostics::RanOn;
 use crate::execute::said;
+use crate::gate::Pass;
 use crate::in_flight::Slot;
 use crate::prepared::Prepared;
 use crate::sessions::Handle;
@@ -41,7 +43,7 @@ pub(crate) enum End {
     Gone,
     /// The client's socket failed.
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// The client's bytes make no sense.
     #[error("{0}")]
     Wire(#[from] usher_wire::Error),
@@ -53,22 +55,33 @@ pub(crate) enum End {
     Torn,
 }
 
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        match error.downcast::<usher_wire::Error>() {
+            Ok(error) => Self::Wire(error),
+            Err(error) => Self::Io(error),
+        }
+    }
+}
+
 /// The client's side of a session.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) stream: Stream,
+    pub(crate) channel: Channel,
     pub(crate) caps: Caps,
     pub(crate) id: u32,
     pub(crate) salt: Salt,
     pub(crate) from: SocketAddr,
     /// The longest it may take no byte of an answer.
     pub(crate) write_max: Duration,
+    /// Its place among the connections of its address.
+    pub(crate) _pass: Pass,
 }
 
 impl Client {
     /// Sends a part of an answer.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_within(bytes, self.write_max).await
+        self.channel.write_within(bytes, self.write_max).await
     }
 }
 
@@ -150,7 +163,7 @@ impl From<End> for Stop {
 
 impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
-        Self::End(End::Io(error))
+        Self::End(error.into())
     }
 }
 
@@ -304,7 +317,10 @@ impl Session {
             return Err(End::Refused(ErrorId::Killed));
         }
         patience.idle_max = self.idle_max();
-        let stream = &mut self.client.stream;
+        let stream = &mut self.client.channel;
+        if buf.is_empty() {
+            stream.expect_command();
+        }
         while buf.is_empty() {
             buffers::give_back(std::mem::take(buf));
             patience.wait_for(stream.readable(), self.last_active).await?;
@@ -325,7 +341,12 @@ impl Session {
     /// The longest it may be idle: what the client has set itself, if that is less.
     fn idle_max(&self) -> Duration {
         let set = self.settings.variable("wait_timeout").and_then(|value| value.parse().ok());
-        Duration::from_secs(set.unwrap_or(u64::MAX).min(self.shared.limits.idle_client_s))
+        let limits = &self.shared.limits;
+        let most = match self.client.caps.has(Caps::INTERACTIVE) {
+            true => limits.idle_interactive_client_s,
+            false => limits.idle_client_s,
+        };
+        Duration::from_secs(set.unwrap_or(u64::MAX).min(most))
     }
 
     /// Serves one command, if it is in the buffer as a whole.
@@ -543,11 +564,12 @@ impl Session {
     async fn change_user(&mut self, payload: &[u8], turn: Turn) -> Served {
         let change = ChangeUser::parse(payload, self.client.caps)?;
         self.reset();
-        let stream = std::mem::replace(&mut self.client.stream, Stream::Plain(login::unconnected()?));
+        let closed = Channel::new(Stream::Plain(login::unconnected()?));
+        let channel = std::mem::replace(&mut self.client.channel, closed);
         let (salt, from) = (self.client.salt, self.client.from);
-        let (stream, seq, account) =
-            login::change_user(&self.shared, stream, turn.seq, salt, from, &change).await?;
-        self.client.stream = stream;
+        let (channel, seq, account) =
+            login::change_user(&self.shared, channel, turn.seq, salt, from, &change).await?;
+        self.client.channel = channel;
         if let Err(failure) = self.become_user(account, &change) {
             // As a server does: nobody is left logged in.
             self.send_failure(seq, &failure).await?;
@@ -602,6 +624,8 @@ impl Session {
             End::Refused(id @ ErrorId::IdleTimeout) => {
                 Some(Failure::new(*id).field("idle_s", self.idle_max().as_secs()))
             }
+            End::Wire(usher_wire::Error::Uncompress) => Some(ErrorId::Uncompress.into()),
+            End::Wire(error) => Some((*error).into()),
             _ => None,
         };
         let unasked = last_words.is_some();
@@ -612,12 +636,13 @@ impl Session {
         self.abandon();
         match end {
             // It reads once it has sent the rest.
-            _ if unasked && halfway => self.client.stream.dismiss(LAST_WORD).await,
+            _ if unasked && halfway => self.client.channel.dismiss(LAST_WORD).await,
+            End::Wire(_) => self.client.channel.dismiss(LAST_WORD).await,
             // It may be sending still, and reads only then.
             End::Refused(ErrorId::PacketTooBig | ErrorId::PacketOrder) => {
-                self.client.stream.dismiss(Duration::from_millis(self.shared.limits.login_ms)).await;
+                self.client.channel.dismiss(Duration::from_millis(self.shared.limits.login_ms)).await;
             }
-            _ => self.client.stream.close().await,
+            _ => self.client.channel.close().await,
         }
     }
 }

@@ -1,28 +1,30 @@
 //! What all sessions of a proxy share, and what a new state of the deployment changes in it.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 use usher_backend::{Account, BackendMetrics, Monitor, Pools};
-use usher_config::Limits;
+use usher_config::{Compression, Limits, Network};
 use usher_directory::rows::{KeyType, TableKind, TableRow, TableState};
 use usher_directory::{BoxFuture, Directory, EntityState, Hooks, State};
 use usher_sql::{Catalog, KeyType as SqlKeyType, Sharded, Table, TextRule};
 use usher_topology::{ServerId, ShardState};
+use usher_wire::Caps;
 use usher_wire::auth::ServerKey;
 
 use crate::account::Accounts;
+use crate::gate::Gate;
 use crate::in_flight::{InFlight, Scope};
 use crate::metrics::SessionMetrics;
 use crate::plans::Plans;
 use crate::schemas::{self, Schemas};
 use crate::sessions::Sessions;
+use crate::tls::ClientTls;
 use crate::watermark::Watermarks;
 
 /// What a proxy is set up with.
@@ -35,7 +37,11 @@ pub struct Setup {
     /// This proxy's account on every server.
     pub backend: Account,
     /// TLS towards clients.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<ClientTls>>,
+    /// What clients may compress with.
+    pub compression: Compression,
+    /// Whose PROXY protocol headers are believed.
+    pub balancers: Balancers,
     /// For passwords of clients without TLS.
     pub key: Arc<ServerKey>,
     /// The version told to clients.
@@ -52,7 +58,13 @@ pub struct Setup {
 pub struct Shared {
     pub(crate) limits: Limits,
     pub(crate) accounts: Accounts,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Arc<ClientTls>>,
+    /// Flags of the greeting.
+    pub(crate) offered: Caps,
+    pub(crate) balancers: Balancers,
+    pub(crate) gate: Arc<Gate>,
+    /// TLS handshakes that may be under way.
+    pub(crate) handshakes: Semaphore,
     pub(crate) key: Arc<ServerKey>,
     pub(crate) server_version: String,
     pub(crate) directory: Arc<Directory>,
@@ -90,7 +102,11 @@ impl Shared {
         let pools = Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics);
         let shared = Arc::new(Self {
             accounts: setup.accounts,
-            tls: setup.tls.map(TlsAcceptor::from),
+            offered: offered(setup.tls.is_some(), setup.compression),
+            tls: setup.tls,
+            balancers: setup.balancers,
+            gate: Gate::new(&limits, setup.metrics.clone()),
+            handshakes: Semaphore::new(limits.tls_handshakes_max),
             key: setup.key,
             server_version: setup.server_version,
             account: setup.backend.user.clone(),
@@ -129,11 +145,72 @@ impl Shared {
         u32::from(self.number) << 24 | count.max(1)
     }
 
+    /// Whether the PROXY protocol header of a connection from there is believed, and whether there must be one.
+    #[must_use]
+    pub fn header_rule(&self, peer: IpAddr) -> Option<HeaderRule> {
+        self.balancers.rule(peer)
+    }
+
+    /// TLS towards clients, if there is any.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<ClientTls>> {
+        self.tls.as_ref()
+    }
+
+    /// Reads the files of TLS anew.
+    ///
+    /// # Errors
+    /// As [`ClientTls::reload`].
+    pub fn reload_tls(&self) -> std::io::Result<()> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        self.metrics.tls_reloads.inc();
+        tls.reload().inspect_err(|_| {
+            self.metrics.tls_reloads_failed.inc();
+        })
+    }
+
     /// Whether new clients can be served: the directory has a state.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.directory.state().version > 0
     }
+}
+
+/// Flags of the greeting.
+fn offered(tls: bool, compression: Compression) -> Caps {
+    let packed = match compression {
+        Compression::All => Caps::COMPRESS | Caps::ZSTD,
+        Compression::Zlib => Caps::COMPRESS,
+        Compression::Zstd => Caps::ZSTD,
+        Compression::Off => Caps::default(),
+    };
+    Caps::offer(tls) | packed
+}
+
+/// Whose PROXY protocol headers are believed.
+#[derive(Debug, Clone, Default)]
+pub struct Balancers {
+    /// Their addresses.
+    pub networks: Vec<Network>,
+    /// Whether they must send one.
+    pub required: bool,
+}
+
+impl Balancers {
+    /// Whether a header from there is believed, and whether there must be one.
+    pub(crate) fn rule(&self, peer: IpAddr) -> Option<HeaderRule> {
+        let believed = self.networks.iter().any(|network| network.contains(peer));
+        believed.then_some(if self.required { HeaderRule::Required } else { HeaderRule::Optional })
+    }
+}
+
+/// Whether a balancer must send a PROXY protocol header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderRule {
+    /// It may.
+    Optional,
+    /// It must.
+    Required,
 }
 
 /// Forgets watermarks that all copies have reached.

@@ -12,12 +12,12 @@ use usher_failover::Flips;
 use usher_mover::Mover;
 
 use crate::proxy::{self, Running};
-use crate::service;
+use crate::{reload, service};
 
 /// Runs until a signal.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let settings = config.proxy.clone().context("the configuration has no [proxy] table")?;
-    let stop = service::stop_signal()?;
+    let (stop, hangups) = (service::stop_signal()?, reload::hangups()?);
     // Bound before anything is asked of servers, served once the proxy is ready.
     let http = service::bind_http(settings.http_listen).await?;
     let console = service::bind_console(settings.admin_listen, &config.http).await?;
@@ -30,6 +30,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     service::serve_console(console, desk(&config, &settings.id, &running, &registry), stop.clone());
     let http =
         service::serve_http(http, admin(&config, &settings.id, &running, registry, &stop), stop.clone());
+    let shared = Arc::clone(&running.shared);
+    tokio::spawn(reload::keep_fresh(shared, config.limits.tls_check_ms, hangups, stop.clone()));
     tracing::info!(id = settings.id, address = %settings.listen, "proxy");
     running.serve(service::stopped(stop.clone())).await?;
     if let Some(http) = http.filter(|_| *stop.borrow()) {

@@ -10,10 +10,12 @@ mod front;
 mod moves;
 mod playground;
 mod proxy;
+mod reload;
 mod say;
 mod service;
 mod shards;
 mod users;
+mod version;
 
 use std::process::ExitCode;
 

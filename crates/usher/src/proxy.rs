@@ -2,22 +2,19 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mysql_async::prelude::Queryable;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use usher_backend::{Account, BackendMetrics, client_tls};
 use usher_config::{Config, Proxy, TlsMode};
 use usher_directory::{Directory, Global, Hooks, Metrics, Participant, Registration};
-use usher_session::{Accounts, Listener, SessionHooks, SessionMetrics, Setup, Shared, server_tls};
+use usher_session::{
+    Accounts, Balancers, ClientTls, Listener, SessionHooks, SessionMetrics, Setup, Shared, TlsFiles,
+};
 use usher_wire::auth::ServerKey;
 
-/// How often a proxy that starts before the global master answers tries again.
-const START_RETRY: Duration = Duration::from_millis(250);
-/// How many times.
-const START_TRIES: u32 = 40;
+use crate::version;
 
 /// A proxy that is ready to serve.
 pub(crate) struct Running {
@@ -40,7 +37,7 @@ pub(crate) async fn start(config: &Config, registry: &mut Registry) -> Result<Ru
     let global = Global::new(&config.global, &config.backend_tls, &config.limits);
     let version = match &proxy.server_version {
         Some(version) => version.clone(),
-        None => ask_version(&global).await?,
+        None => version::lowest(&global).await?,
     };
     let metrics = Metrics::default();
     metrics.register(registry);
@@ -109,8 +106,16 @@ fn setup(
     metrics.register(registry);
     backend_metrics.register(registry);
     let tls = match (&proxy.tls_cert, &proxy.tls_key) {
-        (Some(cert), Some(key)) => Some(server_tls(cert, key)?),
+        (Some(cert), Some(key)) => {
+            let client_ca = proxy.tls_client_ca.clone();
+            let files = TlsFiles { cert: cert.clone(), key: key.clone(), client_ca };
+            Some(Arc::new(ClientTls::load(files)?))
+        }
         _ => None,
+    };
+    let balancers = Balancers {
+        networks: proxy.proxy_protocol_networks.clone(),
+        required: proxy.proxy_protocol_required,
     };
     Ok(Setup {
         limits: config.limits.clone(),
@@ -122,32 +127,12 @@ fn setup(
             tls_optional: config.backend_tls.mode == TlsMode::Preferred,
         },
         tls,
+        compression: proxy.compression,
+        balancers,
         key: Arc::new(key),
         server_version,
         number: proxy.number,
         metrics,
         backend_metrics,
     })
-}
-
-/// The version of the global master, for the greeting. A proxy cannot begin without the global master; one that starts
-/// together with it waits a while.
-async fn ask_version(global: &Global) -> Result<String> {
-    let mut left = START_TRIES;
-    loop {
-        match version_of(global).await {
-            Ok(version) => return Ok(version),
-            Err(error) if left == 0 => return Err(error.into()),
-            Err(error) => tracing::info!(%error, "waiting for the global master"),
-        }
-        left -= 1;
-        tokio::time::sleep(START_RETRY).await;
-    }
-}
-
-async fn version_of(global: &Global) -> Result<String, usher_directory::Error> {
-    let mut conn = global.conn().await?;
-    let version: Option<String> =
-        global.bounded("asking for the version", conn.query_first("SELECT VERSION()")).await?;
-    Ok(version.unwrap_or_default())
 }

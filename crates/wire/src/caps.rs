@@ -93,7 +93,8 @@ impl Caps {
             | Self::DEPRECATE_EOF.0,
     );
 
-    /// What we offer a client in the greeting; SSL only where a certificate is configured.
+    /// What we offer a client in the greeting; SSL only where a certificate is configured. Compression is for the
+    /// caller to add.
     pub fn offer(tls: bool) -> Self {
         let offer = Self::LONG_PASSWORD
             | Self::FOUND_ROWS

@@ -23,10 +23,20 @@ pub enum Error {
         /// The id that came.
         got: u8,
     },
+    /// The body of a compressed frame does not hold what its header says.
+    #[error("a compressed packet cannot be unpacked")]
+    Uncompress,
     /// The peer needs or lacks something without which we cannot go on; the text names it.
     #[error("unsupported: {0}")]
     Unsupported(&'static str),
     /// A call that the state of this machine does not allow: a fault of ours, not of the peer.
     #[error("misuse: {0}")]
     Misuse(&'static str),
+}
+
+/// Bytes that make no sense, for code that reads a socket.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
 }

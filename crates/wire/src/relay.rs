@@ -274,6 +274,12 @@ impl Relay {
         self.seq.wrapping_add(self.shift)
     }
 
+    /// The client's next packet gets this sequence id: on a compressed connection a server goes on from the number of
+    /// its frames behind each result.
+    pub fn renumber(&mut self, client_seq: u8) {
+        self.shift = client_seq.wrapping_sub(self.seq);
+    }
+
     /// The sequence id of the next packet to or from the server.
     pub fn server_seq(&self) -> u8 {
         self.seq

@@ -64,6 +64,9 @@ errors! {
     Draining = 0109, 1053, "08S01", "this proxy is shutting down; connect to another";
     IdleTimeout = 0110, 4031, "HY000", "the connection was idle for too long";
     OwnSchema = 0111, 1044, "42000", "the schema usher is usher's own";
+    SourceBlocked = 0112, 1129, "HY000", "too many failed logins from this address";
+    SourceConnections = 0113, 1040, "08004", "too many connections from this address";
+    ProxyHeader = 0114, 1835, "HY000", "no PROXY protocol header, or a malformed one";
 
     MalformedPacket = 0201, 1835, "HY000", "malformed packet";
     PacketTooBig = 0202, 1153, "08S01", "packet over max_allowed_packet";
@@ -76,6 +79,7 @@ errors! {
     UnknownVariable = 0209, 1193, "HY000", "unknown system variable";
     WrongVariableValue = 0210, 1231, "42000", "variable cannot be set to this value";
     TooManyStatements = 0211, 1461, "42000", "too many prepared statements";
+    Uncompress = 0212, 1157, "08S01", "a compressed packet cannot be unpacked";
 
     Unsupported = 0301, 1235, "42000", "statement not supported";
     UnsupportedInPrepare = 0302, 1295, "HY000", "statement not supported as a prepared statement";
@@ -244,11 +248,12 @@ impl Failure {
 /// For faults in what a client sent.
 impl From<crate::Error> for Failure {
     fn from(error: crate::Error) -> Self {
-        use crate::Error::{Malformed, Misuse, OutOfOrder, Oversized, Unsupported};
+        use crate::Error::{Malformed, Misuse, OutOfOrder, Oversized, Uncompress, Unsupported};
         let id = match error {
             Malformed(_) => ErrorId::MalformedPacket,
             Oversized { .. } => ErrorId::PacketTooBig,
             OutOfOrder { .. } => ErrorId::PacketOrder,
+            Uncompress => ErrorId::Uncompress,
             Unsupported(_) => ErrorId::ClientTooOld,
             Misuse(_) => ErrorId::Bug,
         };

@@ -31,7 +31,7 @@ impl Haproxy {
         fs::write(
             &config,
             format!(
-                "global\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 10m\n  \
+                "global\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 10m\n  \
                  timeout server 10m\nlisten mysql\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{to}\n"
             ),
         )?;

@@ -68,7 +68,7 @@ fn float(value: &Value, key: &str) -> f64 {
 }
 
 /// Processors of this machine, as it names them.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let names: Vec<&str> = info.lines().filter(|line| line.starts_with("model name")).collect();
     let name =

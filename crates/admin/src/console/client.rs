@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use usher_config::Admin;
 use usher_directory::Error as DirectoryError;
+use usher_session::HeaderRule;
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
@@ -18,6 +19,7 @@ use usher_wire::command::Command;
 use usher_wire::frame::{message, write_packet};
 use usher_wire::handshake::{Greeting, HandshakeResponse, Salt};
 use usher_wire::packet::OkPacket;
+use usher_wire::proxy_header::{self, Front};
 use usher_wire::result::Answer;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
@@ -98,6 +100,28 @@ impl Line {
         End::Refused(failure.id())
     }
 
+    /// What a load balancer says of the client before the client says anything.
+    async fn introduction(&mut self, rule: HeaderRule) -> Result<Option<SocketAddr>, End> {
+        loop {
+            let wrong = match proxy_header::read(&self.buf) {
+                Ok(Front::Missing(_)) => {
+                    if self.tcp.read_buf(&mut self.buf).await? == 0 {
+                        return Err(End::Gone);
+                    }
+                    continue;
+                }
+                Ok(Front::Header { len, client }) => {
+                    self.buf.drain(..len);
+                    return Ok(client);
+                }
+                Ok(Front::Absent) if rule == HeaderRule::Optional => return Ok(None),
+                Ok(Front::Absent) => "proxy.proxy_protocol_required asks for one".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Err(self.fail(&Failure::new(ErrorId::ProxyHeader).note(wrong)).await);
+        }
+    }
+
     /// The next message and its first sequence id.
     async fn receive(&mut self) -> Result<(Vec<u8>, u8), End> {
         loop {
@@ -150,6 +174,10 @@ struct Client {
 impl Client {
     async fn log_in(&mut self) -> Result<(), End> {
         self.line.tcp.set_nodelay(true)?;
+        let rule = self.room.desk.shared.header_rule(self.from.ip());
+        if rule == Some(HeaderRule::Required) {
+            self.from = self.line.introduction(HeaderRule::Required).await?.unwrap_or(self.from);
+        }
         let salt = Salt::random()?;
         let offered = Caps::offer(false).without(Caps::MULTI_STATEMENTS);
         let greeting = Greeting {
@@ -163,6 +191,9 @@ impl Client {
             plugin: CACHING_SHA2,
         };
         self.line.send(|out| greeting.encode(out)).await?;
+        if rule == Some(HeaderRule::Optional) {
+            self.from = self.line.introduction(HeaderRule::Optional).await?.unwrap_or(self.from);
+        }
         let (payload, _) = self.line.receive().await?;
         let hello = match HandshakeResponse::parse(&payload, offered) {
             Ok(hello) => hello,

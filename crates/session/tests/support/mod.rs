@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 use usher_backend::{Account, BackendMetrics};
-use usher_config::Config;
+use usher_config::{Compression, Config};
 use usher_directory::{Directory, Global, Metrics, Participant, Registration};
 use usher_playground::{Endpoints, Options, Playground};
-use usher_session::{Accounts, Listener, SessionHooks, SessionMetrics, Setup, Shared};
+use usher_session::{Accounts, Balancers, Listener, SessionHooks, SessionMetrics, Setup, Shared};
 use usher_wire::auth::ServerKey;
 
 /// Servers in a folder; when dropped, they are stopped and the folder is removed.
@@ -84,6 +84,8 @@ impl Proxy {
                 tls_optional: true,
             },
             tls: None,
+            compression: Compression::default(),
+            balancers: Balancers::default(),
             key: Arc::new(key),
             server_version: "10.11.0-MariaDB".to_owned(),
             number: proxy.number,
