@@ -54,12 +54,14 @@ async fn tools_work(kind: Server) {
     columns_are_told_without_a_user(&mut conn).await;
     what_tables_look_like_binds_no_transaction(&mut conn).await;
     settings_in_comments_are_the_servers(&mut conn, kind).await;
+    tracking_may_be_asked_for(&mut conn).await;
     found_rows_outlive_a_look_at_warnings(&mut conn).await;
     savepoints_come_and_go_before_any_statement(&mut conn).await;
     read_locks_stay_with_their_session(&proxy).await;
     status_tells_of_read_only_transactions(&proxy).await;
     servers_are_refreshed_by_admins_alone(&proxy, kind).await;
     databases_from_before_are_of_use(&proxy, &mut direct).await;
+    greets_as_a_server_does(&proxy, global.port).await;
     if kind == Server::Mariadb {
         one_users_rows_are_dumped_and_restored(&proxy, &mut conn).await;
     }
@@ -72,6 +74,7 @@ async fn columns_are_told_without_a_user(conn: &mut Conn) {
         "SELECT * FROM notes LIMIT 0",
         "SELECT * FROM notes WHERE 1=0",
         "SELECT * FROM (SELECT * FROM notes) AS x WHERE 1 = 0",
+        "SELECT notes.* FROM notes WHERE false = 1",
     ] {
         for prepared in [false, true] {
             let (columns, rows) = match prepared {
@@ -138,6 +141,30 @@ async fn settings_in_comments_are_the_servers(conn: &mut Conn, kind: Server) {
     assert_eq!(old.as_deref(), Some("utf8mb4"));
 }
 
+/// Drivers ask to be told of changes when they connect.
+async fn tracking_may_be_asked_for(conn: &mut Conn) {
+    conn.query_drop("SET session_track_system_variables = 'auto_increment_increment'").await.unwrap();
+    let asked = "SET sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES'), session_track_schema = 1, autocommit = 1, \
+                 @@session.session_track_system_variables = 'x', @seen = 5";
+    conn.query_drop(asked).await.unwrap();
+    let set: Option<(i64, i64)> =
+        conn.query_first("SELECT @@sql_mode LIKE '%ANSI_QUOTES%', @seen").await.unwrap();
+    assert_eq!(set, Some((1, 5)));
+    conn.query_drop("SET sql_mode = DEFAULT").await.unwrap();
+    // usher is told as before, also of what MariaDB does not tell by itself.
+    conn.query_drop("SET @@sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')").await.unwrap();
+    for _ in 0..4 {
+        let named: Option<i64> = conn.query_first("SELECT \"x\" FROM (SELECT 7 AS x) AS t").await.unwrap();
+        assert_eq!(named, Some(7));
+    }
+    conn.query_drop("SET @@sql_mode = REPLACE(@@sql_mode, 'ANSI_QUOTES', '')").await.unwrap();
+    conn.query_drop("SET @@sort_buffer_size = 100000 + 200000").await.unwrap();
+    for _ in 0..4 {
+        let size: Option<i64> = conn.query_first("SELECT @@sort_buffer_size").await.unwrap();
+        assert_eq!(size, Some(300_000));
+    }
+}
+
 async fn found_rows_outlive_a_look_at_warnings(conn: &mut Conn) {
     conn.query_drop("SELECT 1 UNION SELECT 2 UNION SELECT 3").await.unwrap();
     conn.query_drop("SHOW WARNINGS").await.unwrap();
@@ -167,6 +194,17 @@ async fn savepoints_come_and_go_before_any_statement(conn: &mut Conn) {
     conn.query_drop("SET autocommit = 1").await.unwrap();
     let kept = "SELECT COUNT(*) FROM notes WHERE user_id = 4";
     assert_eq!(conn.query_first::<i64, _>(kept).await.unwrap(), Some(2));
+}
+
+/// Drivers tell by the version what a server understands.
+async fn greets_as_a_server_does(proxy: &Proxy, port: u16) {
+    let mut versions = Vec::new();
+    for port in [proxy.port(), port] {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let greeting = packet(&mut stream).await;
+        versions.push(greeting[1..].split(|byte| *byte == 0).next().unwrap().to_vec());
+    }
+    assert_eq!(versions[0], versions[1], "{versions:?}");
 }
 
 async fn read_locks_stay_with_their_session(proxy: &Proxy) {

@@ -12,7 +12,7 @@ use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, checkout_failure};
-use crate::query::{Text, unsupported};
+use crate::query::{Text, packet, unsupported};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
 use crate::set_global::is_global;
 use crate::text_prepare::server_error;
@@ -40,11 +40,6 @@ const FORBIDDEN: &[&str] = &[
     "gtid_seq_no",
     "gtid_domain_id",
     "server_id",
-    "session_track_system_variables",
-    "session_track_gtids",
-    "session_track_schema",
-    "session_track_state_change",
-    "session_track_transaction_info",
     "binlog_format",
     "binlog_row_image",
     "pseudo_slave_mode",
@@ -54,6 +49,10 @@ const FORBIDDEN: &[&str] = &[
     "rand_seed1",
     "rand_seed2",
 ];
+
+/// What begins the names of variables that say what a server tells of a session's state. usher needs to be told by its
+/// own list, whatever a client asks for; drivers can do without, and ask for it when they connect.
+const TRACKING: &str = "session_track_";
 
 /// A server's error for a schema that it has not.
 const UNKNOWN_DATABASE: u16 = 1049;
@@ -135,6 +134,11 @@ impl Session {
         if is_global(&assignments) {
             return Box::pin(self.set_global(statement, &assignments, turn)).await;
         }
+        let end = statement.digest.end.min(statement.text.len());
+        let text = statement.text.get(..end).unwrap_or_default();
+        if let Some(rest) = effects::without(text, self.mode, |name| name.starts_with(TRACKING)) {
+            return self.set_rest(&rest, turn).await;
+        }
         check_allowed(&assignments)?;
         if usher_sql::depends_on_version(statement.text, self.mode) {
             // Only the server knows whether it sets anything, and tells.
@@ -181,6 +185,19 @@ impl Session {
         self.answer_ok(turn).await
     }
 
+    /// What a SET says besides what is not for the servers.
+    #[cold]
+    async fn set_rest(&mut self, rest: &[u8], turn: Turn) -> Served {
+        if rest.is_empty() {
+            return self.answer_ok(turn).await;
+        }
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(rest, self.mode, &mut literals);
+        let packets = packet(rest);
+        let text = Text { text: rest, packets: &packets, digest: &digest, literals: &literals };
+        Box::pin(self.statement(text, turn)).await
+    }
+
     /// SET STATEMENT .. FOR: its settings hold for the one statement, so that it passes as it is.
     pub(crate) async fn set_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let end = statement.digest.end.min(statement.text.len());
@@ -225,8 +242,12 @@ impl Session {
             _ => None,
         }));
         self.edits = edits;
+        let scoped = match self.shared.server_version.contains("MariaDB") {
+            true => effects::with_scopes(statement.text, self.mode).map(|text| packet(&text)),
+            false => None,
+        };
         // A value must not bind a transaction to a server: it is not asked for in one.
-        let served = self.anywhere(&plan, statement.packets, turn).await;
+        let served = self.anywhere(&plan, scoped.as_deref().unwrap_or(statement.packets), turn).await;
         self.edits.clear();
         served
     }
@@ -314,7 +335,7 @@ fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
             }
             _ => continue,
         };
-        if scope == Scope::Global || FORBIDDEN.contains(&name) {
+        if scope == Scope::Global || FORBIDDEN.contains(&name) || name.starts_with(TRACKING) {
             let failure = Failure::new(ErrorId::CommandRefused).field("variable", name);
             return Err(failure.note("not to be set through the proxy").executed(Executed::No).into());
         }

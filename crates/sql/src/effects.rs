@@ -128,6 +128,52 @@ pub fn parse(text: &[u8], mode: Mode) -> Result<Option<Set>, SetError> {
     Ok(Some(Set::Assignments(assignments(&tokens, 1..tokens.len())?)))
 }
 
+/// The SET without its assignments of variables for which `dropped` holds: `None` if there are none of these, an empty
+/// text if there are no others.
+#[must_use]
+pub fn without(text: &[u8], mode: Mode, dropped: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
+    let tokens = Tokens::new(text, mode);
+    let (mut kept, mut sticky): (Vec<&[u8]>, _) = (Vec::new(), Scope::Session);
+    let parts = tokens.split_commas(1..tokens.len());
+    for part in &parts {
+        let is_dropped = matches!(
+            assignment(&tokens, part.clone(), &mut sticky),
+            Ok(Assignment::Variable { scope: Scope::Session, name, .. }) if dropped(&name)
+        );
+        let (first, last) = (tokens.item(part.start)?, tokens.item(part.end.checked_sub(1)?)?);
+        if !is_dropped {
+            kept.push(text.get(first.token.span().start..last.token.span().end)?);
+        }
+    }
+    match (kept.len() == parts.len(), kept.is_empty()) {
+        (true, _) => None,
+        (_, true) => Some(Vec::new()),
+        _ => Some([b"SET ", &kept.join(&b", "[..])[..]].concat()),
+    }
+}
+
+/// The SET with `@@session.x` where it sets `@@x`, which means the same: MariaDB does not tell of the latter what became
+/// of it. `None` if it sets none that way.
+#[must_use]
+pub fn with_scopes(text: &[u8], mode: Mode) -> Option<Vec<u8>> {
+    let tokens = Tokens::new(text, mode);
+    let mut scopes: Vec<(Range<usize>, &str)> = Vec::new();
+    for part in tokens.split_commas(1..tokens.len()) {
+        let is_bare = tokens.kind(part.start) == Some(TokenKind::SysVar)
+            && !tokens.bytes(part.start).contains(&b'.')
+            && !tokens.is_op(part.start + 1, ".");
+        let mut scope = Scope::Session;
+        let parsed = assignment(&tokens, part.clone(), &mut scope);
+        if let (true, Ok(Assignment::Variable { scope: Scope::Session, .. })) = (is_bare, parsed) {
+            let name = tokens.item(part.start)?.token.span().start + 2;
+            scopes.push((name..name, "session."));
+        }
+    }
+    let mut out = Vec::new();
+    crate::splice(text, &scopes, &mut out).ok().filter(|()| !scopes.is_empty())?;
+    Some(out)
+}
+
 fn error(tokens: &Tokens<'_>, at: usize) -> SetError {
     SetError(String::from_utf8_lossy(tokens.bytes(at)).chars().take(32).collect())
 }
@@ -295,4 +341,48 @@ fn isolation_level(tokens: &Tokens<'_>, at: usize) -> Option<&'static str> {
         (&["SERIALIZABLE"][..], "SERIALIZABLE"),
     ];
     levels.iter().find(|(words, _)| tokens.are_words(at, words)).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bare_variables_get_their_scope() {
+        for (text, with) in [
+            (
+                "SET @@sql_mode = CONCAT(@@sql_mode, ',A')",
+                Some("SET @@session.sql_mode = CONCAT(@@sql_mode, ',A')"),
+            ),
+            ("SET @a = @@x, @@`x` := 5 + 5, y = 1", Some("SET @a = @@x, @@session.`x` := 5 + 5, y = 1")),
+            ("SET @@session.x = 5, @@global.y = 6, z = 7, @b = 8", None),
+            ("SET @@tx_isolation = 'SERIALIZABLE'", None),
+            ("SET @@hot.key_buffer_size = 5", None),
+        ] {
+            let scoped = with_scopes(text.as_bytes(), Mode::default());
+            assert_eq!(
+                scoped.map(|text| String::from_utf8_lossy(&text).into_owned()).as_deref(),
+                with,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn assignments_are_left_out() {
+        for (text, rest) in [
+            ("SET session_track_schema = 1", Some("")),
+            ("SET a = 1, @@session.session_track_gtids = f(1, 2), @b = (3)", Some("SET a = 1, @b = (3)")),
+            ("SET SESSION session_track_schema = 1, NAMES utf8mb4", Some("SET NAMES utf8mb4")),
+            ("SET a = 1", None),
+            ("SET GLOBAL session_track_schema = 1", None),
+        ] {
+            let left = without(text.as_bytes(), Mode::default(), |name| name.starts_with("session_track_"));
+            assert_eq!(
+                left.map(|text| String::from_utf8_lossy(&text).into_owned()).as_deref(),
+                rest,
+                "{text}"
+            );
+        }
+    }
 }

@@ -44,7 +44,16 @@ pub(crate) async fn lowest(global: &Global) -> anyhow::Result<String> {
     if tokio::time::timeout(PATIENCE, asked).await.is_err() {
         tracing::info!("some servers did not tell their version in time");
     }
-    Ok(lowest_of(own, versions))
+    Ok(as_greeted(lowest_of(own, versions)))
+}
+
+/// The version as a server's greeting has it: MariaDB up to 10 puts something in front, by which drivers tell that what
+/// MySQL 8 has is not there.
+fn as_greeted(version: String) -> String {
+    match version.starts_with("10.") && version.contains("MariaDB") {
+        true => format!("5.5.5-{version}"),
+        false => version,
+    }
 }
 
 fn lowest_of(own: String, versions: Vec<String>) -> String {

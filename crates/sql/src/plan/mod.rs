@@ -14,7 +14,7 @@ mod uses;
 
 pub use classify::explain_route;
 pub use insert::{InsertPoints, ValuePoint, insert_points};
-pub use nothing::Nothing;
+pub use nothing::{Nothing, Number};
 pub use reach::{OWN_SCHEMA, Reach};
 pub use uses::{Uses, find_calls, find_variables};
 

@@ -8,26 +8,36 @@ use crate::plan::tokens::Tokens;
 /// What must hold of a statement's literals, so that no row of any table has a part in its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nothing {
-    /// This literal is 0.
-    Zero(u32),
+    /// This is 0.
+    Zero(Number),
     /// These two are not equal.
-    Differ(u32, u32),
-    /// Nothing: `WHERE FALSE`.
-    Always,
+    Differ(Number, Number),
+}
+
+/// A number in a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// A literal, by its ordinal.
+    Literal(u32),
+    /// TRUE and FALSE.
+    Constant(u64),
 }
 
 impl Nothing {
     /// Whether it holds of these literals, which the digest of `text` gave.
     #[must_use]
     pub fn holds(self, text: &[u8], literals: &[Literal]) -> bool {
-        let number = |ordinal: u32| {
-            let raw = text.get(literals.get(ordinal as usize)?.span())?;
+        let value = |number: Number| {
+            let ordinal = match number {
+                Number::Constant(value) => return Some(value),
+                Number::Literal(ordinal) => ordinal as usize,
+            };
+            let raw = text.get(literals.get(ordinal)?.span())?;
             std::str::from_utf8(raw).ok()?.parse::<u64>().ok()
         };
         match self {
-            Self::Zero(ordinal) => number(ordinal) == Some(0),
-            Self::Differ(a, b) => matches!((number(a), number(b)), (Some(a), Some(b)) if a != b),
-            Self::Always => true,
+            Self::Zero(number) => value(number) == Some(0),
+            Self::Differ(a, b) => matches!((value(a), value(b)), (Some(a), Some(b)) if a != b),
         }
     }
 }
@@ -90,7 +100,6 @@ fn never(tokens: &Tokens<'_>, mut range: Range<usize>) -> Option<Nothing> {
         range = range.start + 1..range.end - 1;
     }
     match range.len() {
-        1 if tokens.is_word(range.start, "FALSE") => Some(Nothing::Always),
         1 => number(tokens, range.start).map(Nothing::Zero),
         3 if tokens.is_op(range.start + 1, "=") => {
             Some(Nothing::Differ(number(tokens, range.start)?, number(tokens, range.start + 2)?))
@@ -99,10 +108,15 @@ fn never(tokens: &Tokens<'_>, mut range: Range<usize>) -> Option<Nothing> {
     }
 }
 
-/// The ordinal of a literal of digits.
-fn number(tokens: &Tokens<'_>, at: usize) -> Option<u32> {
+/// A literal of digits, TRUE or FALSE.
+fn number(tokens: &Tokens<'_>, at: usize) -> Option<Number> {
     let item = tokens.item(at)?;
-    matches!(item.token.kind, TokenKind::Literal(LiteralKind::Int)).then_some(item.ordinal)
+    match item.token.kind {
+        TokenKind::Literal(LiteralKind::Int) => Some(Number::Literal(item.ordinal)),
+        _ if tokens.is_word(at, "FALSE") => Some(Number::Constant(0)),
+        _ if tokens.is_word(at, "TRUE") => Some(Number::Constant(1)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +143,7 @@ mod tests {
             "SELECT COUNT(*) FROM (SELECT * FROM t) AS x WHERE (1 = 2) GROUP BY a",
             "SELECT * FROM t WHERE a > 5 AND false AND b = 'x' LIMIT 5",
             "SELECT * FROM t WHERE 0 ORDER BY 1",
+            "SELECT * FROM t WHERE false = 1",
         ] {
             assert!(finds_nothing(text), "{text}");
         }
@@ -138,6 +153,7 @@ mod tests {
             "(SELECT a FROM t LIMIT 0) UNION SELECT b FROM u",
             "SELECT * FROM t WHERE 1=1",
             "SELECT * FROM t WHERE 1",
+            "SELECT * FROM t WHERE TRUE = 1",
             "SELECT * FROM t WHERE a = 1 OR 1 = 0",
             "SELECT * FROM t WHERE NOT 1 = 0",
             "SELECT * FROM t WHERE a BETWEEN 1 AND 0",
