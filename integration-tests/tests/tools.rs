@@ -63,6 +63,7 @@ async fn tools_work(kind: Server) {
     databases_from_before_are_of_use(&proxy, &mut direct).await;
     greets_as_a_server_does(&proxy, global.port).await;
     if kind == Server::Mariadb {
+        the_last_prepared_is_executed_at_once(&proxy).await;
         one_users_rows_are_dumped_and_restored(&proxy, &mut conn).await;
     }
     proxy.stop().await;
@@ -240,6 +241,27 @@ async fn status_tells_of_read_only_transactions(proxy: &Proxy) {
         flags.push(u16::from_le_bytes([answer[3], answer[4]]) & IN_TRANS_READONLY != 0);
     }
     assert_eq!(flags, [true, true, false, false]);
+}
+
+/// MariaDB's drivers execute the statement prepared last before they know its id.
+async fn the_last_prepared_is_executed_at_once(proxy: &Proxy) {
+    let mut stream = logged_in(proxy.port(), "plain").await;
+    let last = u32::MAX.to_le_bytes();
+    let execute = [&b"\x17"[..], &last, b"\0\x01\0\0\0"].concat();
+    send(&mut stream, 0, b"\x16SELECT 5").await;
+    send(&mut stream, 0, &execute).await;
+    // Of the statement: its head, one column and the end; of its rows: how many columns, one, the end, the row, the end.
+    let prepared = [packet(&mut stream).await, packet(&mut stream).await, packet(&mut stream).await];
+    assert_eq!(prepared[0][0], 0, "{prepared:?}");
+    let mut rows = Vec::new();
+    for _ in 0..5 {
+        rows.push(packet(&mut stream).await);
+    }
+    assert_eq!((rows[0].as_slice(), rows[3][..3].to_vec()), (&[1][..], vec![0, 0, 5]));
+    send(&mut stream, 0, b"\x16SELEC 5").await;
+    send(&mut stream, 0, &execute).await;
+    assert_eq!(error_code(&packet(&mut stream).await), 1064);
+    assert_eq!(error_code(&packet(&mut stream).await), 1243);
 }
 
 /// COM_REFRESH: FLUSH without a statement. MySQL has none any more.

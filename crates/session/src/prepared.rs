@@ -55,6 +55,7 @@ pub(crate) struct Prepared {
 impl Session {
     /// COM_STMT_PREPARE: a server prepares it, for what it says of parameters and columns.
     pub(crate) async fn prepare(&mut self, text: &[u8], turn: Turn) -> Served {
+        self.last_prepared = None;
         if self.statements.len() >= self.shared.limits.statements_per_session_max {
             let limit = self.shared.limits.statements_per_session_max;
             return Err(Failure::new(ErrorId::TooManyStatements)
@@ -156,6 +157,7 @@ impl Session {
                 if sent.is_ok() { lent.rest() } else { lent.discard() }
             }
             self.statements.insert(id, Box::new(prepared));
+            self.last_prepared = Some(id);
         }
         let tells = failed || warnings > 0;
         if let Some(bound) = bound.filter(|bound| !bound.lent.is_discarded()) {
@@ -167,6 +169,16 @@ impl Session {
         self.shared.metrics.in_proxy.inc();
         self.send_tail(out).await?;
         Ok(Answered { failed, seq: turn.seq })
+    }
+
+    /// The statement that an id in a command means. On MariaDB there is one for whichever was prepared last: drivers send
+    /// COM_STMT_EXECUTE right behind COM_STMT_PREPARE, whose answer they have not seen.
+    pub(crate) fn meant(&self, id: u32) -> u32 {
+        const LAST: u32 = u32::MAX;
+        match self.last_prepared {
+            Some(last) if id == LAST && self.shared.server_version.contains("MariaDB") => last,
+            _ => id,
+        }
     }
 
     /// COM_STMT_EXECUTE.

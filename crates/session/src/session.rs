@@ -225,6 +225,8 @@ pub(crate) struct Session {
     pub(crate) row_count: i64,
     pub(crate) statements: HashMap<u32, Box<Prepared>>,
     pub(crate) next_statement: u32,
+    /// Id of the statement that was prepared last, if that went well.
+    pub(crate) last_prepared: Option<u32>,
     pub(crate) slot: Arc<Slot>,
     pub(crate) handle: Arc<Handle>,
     /// The slot shows a write, or the transaction, as under way.
@@ -284,6 +286,7 @@ impl Session {
             row_count: 0,
             statements: HashMap::new(),
             next_statement: 1,
+            last_prepared: None,
             slot,
             handle,
             entered: false,
@@ -414,6 +417,7 @@ impl Session {
                 }
             }
             Ok(Command::StmtExecute { id, .. }) => {
+                let id = self.meant(id);
                 self.execute_prepared(raw, joined.as_deref(), id, turn).await
             }
             Ok(Command::Quit) => return Err(End::Gone),
@@ -492,9 +496,11 @@ impl Session {
             Command::Ping => self.answer_ok(turn).await,
             Command::InitDb(name) => self.use_schema(name, turn).await,
             Command::StmtPrepare(text) => self.prepare(text, turn).await,
-            Command::StmtClose(id) => self.close_statement(id, turn),
-            Command::StmtReset(id) => self.reset_statement(id, turn).await,
-            Command::StmtSendLongData { id, param, data } => self.long_data(id, param, data, turn),
+            Command::StmtClose(id) => self.close_statement(self.meant(id), turn),
+            Command::StmtReset(id) => self.reset_statement(self.meant(id), turn).await,
+            Command::StmtSendLongData { id, param, data } => {
+                self.long_data(self.meant(id), param, data, turn)
+            }
             Command::ResetConnection => {
                 self.reset();
                 self.answer_ok(turn).await
@@ -515,7 +521,7 @@ impl Session {
             Command::Refresh(what) => self.refresh(what, turn).await,
             Command::ProcessInfo => self.show_processlist(true, turn).await,
             Command::ProcessKill(id) => self.kill(id.into(), false, turn).await,
-            Command::StmtFetch { id, .. } => Err(self.no_cursor(id)),
+            Command::StmtFetch { id, .. } => Err(self.no_cursor(self.meant(id))),
             Command::Quit | Command::Query(_) | Command::StmtExecute { .. } => {
                 Err(Failure::new(ErrorId::Bug).note("a command came the wrong way").into())
             }
