@@ -164,6 +164,14 @@ async fn tracking_may_be_asked_for(conn: &mut Conn) {
         let size: Option<i64> = conn.query_first("SELECT @@sort_buffer_size").await.unwrap();
         assert_eq!(size, Some(300_000));
     }
+    for text in ["SET max_seeks_for_key = 1000 + 24", "SET @@max_seeks_for_key = 512 * 2"] {
+        conn.query_drop(text).await.unwrap();
+        for _ in 0..4 {
+            let seeks: Option<i64> = conn.query_first("SELECT @@max_seeks_for_key").await.unwrap();
+            assert_eq!(seeks, Some(1024), "{text}");
+        }
+        conn.query_drop("SET max_seeks_for_key = DEFAULT").await.unwrap();
+    }
 }
 
 async fn found_rows_outlive_a_look_at_warnings(conn: &mut Conn) {

@@ -203,6 +203,8 @@ pub(crate) struct Session {
     pub(crate) keeps: bool,
     /// What the SET under way plainly changes.
     pub(crate) edits: Vec<Edit>,
+    /// What it sets to values that only the server knows.
+    pub(crate) unknown_settings: Vec<String>,
     /// Names of savepoints in a transaction that is not on a server yet.
     pub(crate) savepoints: Vec<String>,
     /// Where the statement before ran, if the session holds that connection.
@@ -274,6 +276,7 @@ impl Session {
             failure: None,
             keeps: false,
             edits: Vec::new(),
+            unknown_settings: Vec::new(),
             savepoints: Vec::new(),
             ran_on: None,
             prelude: None,

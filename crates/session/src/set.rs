@@ -241,14 +241,14 @@ impl Session {
             Assignment::UserVar { name, .. } => Some(name.clone()),
             _ => None,
         }));
+        if edits.is_empty() && !usher_sql::depends_on_version(statement.text, self.mode) {
+            self.unknown_settings = assignments.iter().filter_map(unknown_setting).collect();
+        }
         self.edits = edits;
-        let scoped = match self.shared.server_version.contains("MariaDB") {
-            true => effects::with_scopes(statement.text, self.mode).map(|text| packet(&text)),
-            false => None,
-        };
         // A value must not bind a transaction to a server: it is not asked for in one.
-        let served = self.anywhere(&plan, scoped.as_deref().unwrap_or(statement.packets), turn).await;
+        let served = self.anywhere(&plan, statement.packets, turn).await;
         self.edits.clear();
+        self.unknown_settings.clear();
         served
     }
 
@@ -341,6 +341,22 @@ fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// A setting whose value may have to be asked for: trackers are silent about some, MariaDB's about all that are set as
+/// `@@x` without a scope.
+fn unknown_setting(assignment: &Assignment) -> Option<String> {
+    match assignment {
+        Assignment::Variable { scope: Scope::Session, name, .. }
+            if is_word(name)
+                && !name.contains('.')
+                && name != "autocommit"
+                && !NOT_SETTINGS.contains(&name.as_str()) =>
+        {
+            Some(name.clone())
+        }
+        _ => None,
+    }
 }
 
 fn is_last_insert_id(assignment: &Assignment) -> bool {

@@ -30,11 +30,18 @@ pub(crate) struct Owed {
     pub(crate) found_rows: bool,
     /// User variables that it may have assigned.
     pub(crate) variables: Vec<String>,
+    /// Settings that it has set to the values of expressions, of which the server did not tell.
+    pub(crate) settings: Vec<String>,
 }
 
 impl Owed {
     pub(crate) fn is_nothing(&self) -> bool {
-        !self.id && !self.found_rows && self.variables.is_empty()
+        !self.id && !self.found_rows && self.variables.is_empty() && self.settings.is_empty()
+    }
+
+    /// Whether the next statement cannot even be read before this is asked.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.settings.iter().any(|name| matches!(name.as_str(), "sql_mode" | "character_set_client"))
     }
 
     /// Takes over what is still owed of a statement before this one, on the same connection.
@@ -44,6 +51,7 @@ impl Owed {
         }
         self.found_rows |= before.found_rows;
         self.variables.extend(before.variables);
+        self.settings.extend(before.settings);
     }
 }
 
@@ -79,6 +87,7 @@ impl Session {
             if owed.id {
                 self.ask_for_id(lent, owed.reported).await?;
             }
+            self.read_settings(lent, &owed.settings).await?;
             self.read_back(lent, &owed.variables).await
         };
         match asked.await {
@@ -89,6 +98,26 @@ impl Session {
                 true
             }
         }
+    }
+
+    async fn read_settings(&mut self, lent: &mut Lent, names: &[String]) -> Result<(), Fault> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let columns: Vec<String> = names.iter().map(|name| format!("@@session.{name}")).collect();
+        let reply = lent.query(format!("SELECT {}", columns.join(", ")).as_bytes()).await?;
+        match reply.rows.into_iter().next().filter(|_| reply.error.is_none()) {
+            Some(row) => {
+                let text =
+                    |cell: Option<Vec<u8>>| cell.map(|cell| String::from_utf8_lossy(&cell).into_owned());
+                let values =
+                    names.iter().cloned().zip(row.into_iter().map(|cell| text(cell).unwrap_or_default()));
+                self.take_over(lent, &values.collect::<Vec<_>>());
+            }
+            // Nobody else must get what cannot be told.
+            None => lent.dirty = true,
+        }
+        Ok(())
     }
 
     async fn read_back(&mut self, lent: &mut Lent, names: &[String]) -> Result<bool, Fault> {

@@ -152,28 +152,6 @@ pub fn without(text: &[u8], mode: Mode, dropped: impl Fn(&str) -> bool) -> Optio
     }
 }
 
-/// The SET with `@@session.x` where it sets `@@x`, which means the same: MariaDB does not tell of the latter what became
-/// of it. `None` if it sets none that way.
-#[must_use]
-pub fn with_scopes(text: &[u8], mode: Mode) -> Option<Vec<u8>> {
-    let tokens = Tokens::new(text, mode);
-    let mut scopes: Vec<(Range<usize>, &str)> = Vec::new();
-    for part in tokens.split_commas(1..tokens.len()) {
-        let is_bare = tokens.kind(part.start) == Some(TokenKind::SysVar)
-            && !tokens.bytes(part.start).contains(&b'.')
-            && !tokens.is_op(part.start + 1, ".");
-        let mut scope = Scope::Session;
-        let parsed = assignment(&tokens, part.clone(), &mut scope);
-        if let (true, Ok(Assignment::Variable { scope: Scope::Session, .. })) = (is_bare, parsed) {
-            let name = tokens.item(part.start)?.token.span().start + 2;
-            scopes.push((name..name, "session."));
-        }
-    }
-    let mut out = Vec::new();
-    crate::splice(text, &scopes, &mut out).ok().filter(|()| !scopes.is_empty())?;
-    Some(out)
-}
-
 fn error(tokens: &Tokens<'_>, at: usize) -> SetError {
     SetError(String::from_utf8_lossy(tokens.bytes(at)).chars().take(32).collect())
 }
@@ -346,27 +324,6 @@ fn isolation_level(tokens: &Tokens<'_>, at: usize) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bare_variables_get_their_scope() {
-        for (text, with) in [
-            (
-                "SET @@sql_mode = CONCAT(@@sql_mode, ',A')",
-                Some("SET @@session.sql_mode = CONCAT(@@sql_mode, ',A')"),
-            ),
-            ("SET @a = @@x, @@`x` := 5 + 5, y = 1", Some("SET @a = @@x, @@session.`x` := 5 + 5, y = 1")),
-            ("SET @@session.x = 5, @@global.y = 6, z = 7, @b = 8", None),
-            ("SET @@tx_isolation = 'SERIALIZABLE'", None),
-            ("SET @@hot.key_buffer_size = 5", None),
-        ] {
-            let scoped = with_scopes(text.as_bytes(), Mode::default());
-            assert_eq!(
-                scoped.map(|text| String::from_utf8_lossy(&text).into_owned()).as_deref(),
-                with,
-                "{text}"
-            );
-        }
-    }
 
     #[test]
     fn assignments_are_left_out() {

@@ -69,6 +69,8 @@ impl Session {
         if !outcome.variables.is_empty() {
             self.take_over(&mut bound.lent, &outcome.variables);
         }
+        let mut untold = std::mem::take(&mut self.unknown_settings);
+        untold.retain(|name| !failed && !outcome.variables.iter().any(|(told, _)| told == name));
         bound.pinned |= !failed && leaves_state(plan);
         // What such a statement leaves behind is for nobody else.
         bound.lent.dirty |= matches!(plan.kind, PlanKind::Admin | PlanKind::Other);
@@ -93,12 +95,13 @@ impl Session {
             found_rows: !failed && plan.uses.calc_found_rows,
             // Some rows may have been looked at before it failed.
             variables: plan.uses.writes_user_vars.clone(),
+            settings: untold,
         };
         // GET DIAGNOSTICS asks of the one before, and may itself assign a variable.
         if let Some(before) = self.owed.take_if(|before| before.shard == owed.shard) {
             owed.add(*before);
         }
-        let keep = outcome.warnings > 0 || failed || self.keeps;
+        let keep = (outcome.warnings > 0 || failed || self.keeps) && !owed.is_urgent();
         let seq = outcome.seq;
         let mut kept = Some(bound);
         if owed.is_nothing() || keep {
