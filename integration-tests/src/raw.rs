@@ -56,3 +56,57 @@ pub fn error_code(payload: &[u8]) -> u16 {
     assert_eq!(payload.first(), Some(&0xff), "{payload:?}");
     u16::from_le_bytes([payload[1], payload[2]])
 }
+
+/// The cursor of a statement has been opened.
+pub const CURSOR_EXISTS: u16 = 0x40;
+/// A cursor has no more rows.
+pub const LAST_ROW_SENT: u16 = 0x80;
+
+/// Sends a command and reads the first packet of its answer.
+pub async fn command(stream: &mut TcpStream, payload: &[u8]) -> Vec<u8> {
+    send(stream, 0, payload).await;
+    packet(stream).await
+}
+
+/// Packets up to an EOF packet, and its status; an ERR packet is its code.
+pub async fn up_to_eof(stream: &mut TcpStream) -> Result<(Vec<Vec<u8>>, u16), u16> {
+    let mut packets = Vec::new();
+    loop {
+        let payload = packet(stream).await;
+        match payload[..] {
+            [0xff, ..] => return Err(error_code(&payload)),
+            [0xfe, _, _, low, high] => return Ok((packets, u16::from_le_bytes([low, high]))),
+            _ => packets.push(payload),
+        }
+    }
+}
+
+/// COM_STMT_PREPARE of a statement without parameters that has rows; its id.
+pub async fn prepare(stream: &mut TcpStream, text: &str) -> u32 {
+    let head = command(stream, &[&[0x16], text.as_bytes()].concat()).await;
+    assert_eq!(head[0], 0, "{text}: {}", String::from_utf8_lossy(&head));
+    assert_eq!(head[7..9], [0, 0], "no parameters");
+    up_to_eof(stream).await.unwrap();
+    u32::from_le_bytes(head[1..5].try_into().unwrap())
+}
+
+/// COM_STMT_EXECUTE with these flags; the status behind the definitions, or the error's code.
+pub async fn execute(stream: &mut TcpStream, id: u32, flags: u8) -> Result<u16, u16> {
+    let head = command(stream, &[&[0x17], &id.to_le_bytes()[..], &[flags, 1, 0, 0, 0]].concat()).await;
+    match head[0] {
+        0xff => Err(error_code(&head)),
+        _ => up_to_eof(stream).await.map(|(_, status)| status),
+    }
+}
+
+/// COM_STMT_FETCH: how many rows came, and the status behind them, or the error's code.
+pub async fn fetch(stream: &mut TcpStream, id: u32, rows: u32) -> Result<(usize, u16), u16> {
+    send(stream, 0, &[&[0x1c], &id.to_le_bytes()[..], &rows.to_le_bytes()].concat()).await;
+    up_to_eof(stream).await.map(|(rows, status)| (rows.len(), status))
+}
+
+/// COM_QUERY of a statement without rows.
+pub async fn run(stream: &mut TcpStream, text: &str) {
+    let answer = command(stream, &[&[0x03], text.as_bytes()].concat()).await;
+    assert_eq!(answer[0], 0, "{text}: {}", String::from_utf8_lossy(&answer));
+}

@@ -38,6 +38,7 @@ struct Desk {
     catalog: Catalog,
     metrics: SessionMetrics,
     literals: Vec<Literal>,
+    settings: std::sync::Arc<usher_backend::Settings>,
 }
 
 impl Desk {
@@ -51,7 +52,8 @@ impl Desk {
         };
         catalog.insert("app", "posts", Table::Sharded(posts));
         let (plans, metrics) = (Plans::new(1000), SessionMetrics::default());
-        Self { plans, catalog, metrics, literals: Vec::new() }
+        let settings = usher_backend::Settings::at_login(false);
+        Self { plans, catalog, metrics, literals: Vec::new(), settings }
     }
 
     fn plan(&mut self, text: &[u8]) -> std::sync::Arc<Plan> {
@@ -62,7 +64,15 @@ impl Desk {
 
     fn key(&self, plan: &Plan, text: &[u8], params: &[Param<'_>]) -> Option<Key> {
         let mode = Mode::default();
-        let values = Values { text, literals: &self.literals, params, mode, last_insert_id: 0 };
+        let values = Values {
+            text,
+            literals: &self.literals,
+            params,
+            mode,
+            last_insert_id: 0,
+            settings: &self.settings,
+            others: false,
+        };
         values.one_key(sources(plan)).unwrap()
     }
 }

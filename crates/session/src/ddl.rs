@@ -21,6 +21,7 @@ use usher_wire::packet::OkPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, Order, Start, checkout_failure, said};
+use crate::pins::Pins;
 use crate::query::{Text, is_temporary, unsupported};
 use crate::route::{Place, directory_failure};
 use crate::session::{Bound, Served, Session, Stop, Turn};
@@ -80,7 +81,7 @@ impl Session {
                     Catalog::DroppedSchema(name) => self.settings.schema() == Some(name),
                     _ => false,
                 };
-                self.kept = None;
+                self.let_go_of_kept();
                 let change = Change {
                     shared: Arc::clone(&self.shared),
                     settings: Arc::clone(&self.settings),
@@ -93,7 +94,7 @@ impl Session {
                     work.map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
                 self.bound = std::mem::take(&mut held.0);
                 let (lent, reply) = made?;
-                let global = lent.map(|lent| Bound { shard: ShardId::GLOBAL, lent, pinned: false });
+                let global = lent.map(|lent| Bound { shard: ShardId::GLOBAL, lent, pins: Pins::default() });
                 self.changed(global, left);
                 self.answer_change(&reply, turn).await
             }
@@ -113,11 +114,8 @@ impl Session {
             }
         }
         match global {
-            Some(bound) if bound.pinned => {
-                self.ran_on = Some(bound.shard);
-                self.bound.push(bound);
-            }
-            other => self.kept = other,
+            Some(bound) => self.put(bound, true),
+            None => self.let_go_of_kept(),
         }
     }
 

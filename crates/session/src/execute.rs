@@ -11,15 +11,17 @@ use usher_backend::{BackendError, Fault, Lent, Pool};
 use usher_directory::State;
 use usher_sql::{Kind as PlanKind, Plan};
 use usher_topology::{GtidPosition, Key, Server, Shard, ShardId, Want, choose};
+use usher_wire::frame::frame;
 use usher_wire::relay::Kind;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
 
 use crate::hold::Hold;
 use crate::in_flight::InFlight;
+use crate::pins::Pins;
 use crate::relay::{Broken, Outcome, Watch, interrupted, is_read_only};
 use crate::route::Place;
-use crate::session::{Answered, End, Served, Session, Stop, Transaction, Turn};
+use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
 use crate::watermark::Needs;
 
 pub(crate) use exchange::under;
@@ -44,15 +46,33 @@ pub(crate) enum Body<'a> {
         text: &'a [u8],
         hash: u128,
         packet: &'a mut [u8],
+        /// A cursor is asked for. The server may send the rows all the same.
+        cursor: bool,
     },
 }
 
 impl Body<'_> {
     fn answer(&self) -> Kind {
         match self {
+            Self::Execute { cursor: true, .. } => Kind::Cursor,
             Self::Text(_) | Self::Execute { .. } => Kind::Query,
             Self::FieldList(_) => Kind::FieldList,
             Self::Simple(_) => Kind::Simple,
+        }
+    }
+
+    fn asks_for_cursor(&self) -> bool {
+        matches!(self, Self::Execute { cursor: true, .. })
+    }
+
+    /// The statement; empty if it came in several packets.
+    pub(crate) fn text(&self) -> &[u8] {
+        match self {
+            Self::Text(packets) => {
+                frame(packets).and_then(|found| found.payload.get(1..)).unwrap_or_default()
+            }
+            Self::Execute { text, .. } => text,
+            Self::FieldList(_) => &[],
         }
     }
 }
@@ -106,7 +126,7 @@ impl Session {
     }
 
     async fn run_placed(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
-        self.kept = None;
+        self.let_go_of_kept();
         if !self.next_transaction.is_empty() && !begins_transaction(order.plan) {
             return Box::pin(self.run_aside(order, turn)).await;
         }
@@ -144,7 +164,15 @@ impl Session {
             attempt += 1;
             let last = attempt == READ_ATTEMPTS;
             let (pool, is_writer) = self.choose_for_read(order, last)?;
-            let mut lent = match pool.checkout(&self.settings).await {
+            let shared = match order.body.asks_for_cursor() {
+                true => self.take_cursors_on(pool.server().id),
+                false => None,
+            };
+            let (lent, pins) = match shared {
+                Some(bound) => (self.bring_cursors(bound.lent).await, bound.pins),
+                None => (pool.checkout(&self.settings).await, Pins::default()),
+            };
+            let mut lent = match lent {
                 Ok(lent) => lent,
                 Err(error) if last || !is_connection(&error) => return Err(self.checkout_stop(error, order)),
                 Err(_) => {
@@ -156,7 +184,10 @@ impl Session {
                 if is_writer { &self.shared.metrics.to_writer } else { &self.shared.metrics.to_copy };
             counter.inc();
             match self.exchange(&mut lent, order, turn, Watch::default()).await {
-                Ok(outcome) => return self.finish(lent, outcome, order).await,
+                Ok(outcome) => {
+                    let bound = Bound { shard: order.place.shard, lent, pins };
+                    return self.finish_bound(bound, outcome, order).await;
+                }
                 Err(Broken::Server { fault, forwarded: false, .. }) if !last => {
                     tracing::debug!(server = %lent.server().name, %fault, "read is tried again");
                     lent.discard();
@@ -175,7 +206,7 @@ impl Session {
         if let Some(at) = bound.filter(|_| in_it) {
             return self.run_bound(at, order, turn).await;
         }
-        self.kept = None;
+        self.let_go_of_kept();
         let own = Arc::clone(&self.settings);
         let shows_autocommit = order.plan.uses.system_vars.iter().any(|name| name == "autocommit");
         if !self.autocommit && !shows_autocommit {

@@ -34,10 +34,9 @@ impl Session {
         let Some(shape) = &plan.insert else {
             return Err(Failure::new(ErrorId::Bug).note("an INSERT without its shape").into());
         };
-        let values = self.values(statement);
-        let rows = row_ids(shape, &values);
+        let rows = row_ids(shape, &self.values(statement));
         let ids = self.ids_for(shape, &rows).await?;
-        let key = insert_key(plan, shape, &values, ids.first_id)?;
+        let key = insert_key(plan, shape, &self.values(statement), ids.first_id)?;
         let Some(first) = ids.first_id else {
             return self.of_user(plan, key, Body::Text(statement.packets), Some(ids), turn).await;
         };

@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::pins::PinCounts;
+
 /// Where a statement went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Went {
@@ -64,6 +66,8 @@ pub struct SessionMetrics {
     pub planned: Counter,
     /// Users being fenced: write transactions that checked the ownership row.
     pub fenced: Counter,
+    /// Connections that stay with a session, by what is on them.
+    pub(crate) pinned: PinCounts,
     /// Reads sent to the writer as no copy had the user's own last write.
     pub watermark_reads: Counter,
 }
@@ -96,6 +100,7 @@ impl Default for SessionMetrics {
             retried: Counter::default(),
             planned: Counter::default(),
             fenced: Counter::default(),
+            pinned: PinCounts::default(),
             watermark_reads: Counter::default(),
         }
     }
@@ -135,6 +140,7 @@ impl SessionMetrics {
         r.register("retried", "Statements sent again to another server", self.retried.clone());
         r.register("planned", "Plans made for unknown digests", self.planned.clone());
         r.register("fenced", "Write transactions that checked the ownership row", self.fenced.clone());
+        r.register("pinned", "What keeps connections with their sessions", self.pinned.clone());
         r.register(
             "watermark_reads",
             "Reads sent to the writer as no copy had the user's own last write",

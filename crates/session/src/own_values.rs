@@ -19,6 +19,9 @@ impl Session {
     pub(crate) async fn with_own_values(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let end = statement.digest.end.min(statement.text.len());
         let text = statement.text.get(..end).unwrap_or_default();
+        if plan.uses.found_rows {
+            self.settle_found_rows().await;
+        }
         let values = self.own_values();
         let (text_calls, uses) = (calls(text, self.mode, &plan.uses), &plan.uses);
         if let [(call, function)] = &text_calls[..]

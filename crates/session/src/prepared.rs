@@ -3,20 +3,21 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
-use usher_sql::{Kind, Literal, LiteralKind, Plan, ShowKind, Target};
+use usher_sql::{Found, Kind, Literal, LiteralKind, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::COM_STMT_PREPARE;
-use usher_wire::packet::ErrPacket;
 use usher_wire::relay::{Kind as AnswerKind, Progress, Relay};
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::stmt::{Execute, Param, ParamType};
 
 use crate::buffers;
+use crate::cursor::Cursor;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::own_values::with_variables;
-use crate::query::{Text, is_temporary, settled, unroutable, unsupported};
+use crate::pins::Pins;
+use crate::query::{Text, is_of_the_session, is_temporary, settled, unroutable, unsupported};
 use crate::route::{Place, Values};
 use crate::session::{Answered, Bound, Served, Session, Stop, Turn};
 
@@ -50,6 +51,15 @@ pub(crate) struct Prepared {
     /// Data that came ahead, by parameter.
     long: Vec<(u16, Vec<u8>)>,
     long_too_big: bool,
+    /// Its rows that a server keeps.
+    pub(crate) cursor: Option<Cursor>,
+}
+
+impl Prepared {
+    /// As the client sent it.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.text
+    }
 }
 
 impl Session {
@@ -76,7 +86,8 @@ impl Session {
         if self.owed.is_some() {
             self.settle_debts().await;
         }
-        (self.failure, self.ran_on, self.kept) = (None, None, None);
+        (self.failure, self.ran_on) = (None, None);
+        self.let_go_of_kept();
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
             None => (text.into(), Box::default()),
@@ -107,6 +118,7 @@ impl Session {
             spare_types: None,
             long: Vec::new(),
             long_too_big: false,
+            cursor: None,
         };
         self.prepare_on_server(prepared, id, turn).await
     }
@@ -164,8 +176,9 @@ impl Session {
             self.ran_on = tells.then_some(bound.shard);
             self.bound.push(bound);
         }
-        let own = own.filter(|lent| tells && !lent.is_discarded());
-        self.kept = own.map(|lent| Bound { shard: place.shard, lent, pinned: false });
+        if let Some(lent) = own.filter(|_| tells) {
+            self.put(Bound { shard: place.shard, lent, pins: Pins::default() }, true);
+        }
         self.shared.metrics.in_proxy.inc();
         self.send_tail(out).await?;
         Ok(Answered { failed, seq: turn.seq })
@@ -189,9 +202,13 @@ impl Session {
         id: u32,
         turn: Turn,
     ) -> Served {
-        let Some(mut prepared) = self.statements.remove(&id) else { return Err(unknown(id)) };
+        let Some(mut prepared) = self.statements.remove(&id) else {
+            return Err(unknown(id, "mysqld_stmt_execute"));
+        };
         self.handle.says(&prepared.text);
+        self.close_cursor(prepared.cursor.take()).await;
         let served = self.execute_taken(&mut prepared, raw, joined, turn).await;
+        prepared.cursor = self.opened.take();
         prepared.long.clear();
         prepared.long_too_big = false;
         self.statements.insert(id, prepared);
@@ -294,10 +311,13 @@ impl Session {
     ) -> Served {
         let attributes = self.client.caps.has(Caps::QUERY_ATTRIBUTES);
         let plan = Arc::clone(&prepared.plan);
+        if matches!(plan.kind, Kind::Load { local: true }) && !self.client.caps.has(Caps::LOCAL_FILES) {
+            return Err(Stop::Pass(self.local_files_refused()));
+        }
         if !matches!(
             plan.kind,
             Kind::Read | Kind::LockingRead | Kind::Insert | Kind::Replace | Kind::Update | Kind::Delete
-        ) && is_of_the_session(&plan)
+        ) && (is_of_the_session(&plan) || matches!(plan.kind, Kind::Ddl(_)))
             && !Box::pin(self.goes_as_prepared(prepared, &plan)).await?
         {
             return Box::pin(self.execute_as_text(prepared, turn)).await;
@@ -324,13 +344,19 @@ impl Session {
             many = execute.params().enumerate().map(|(n, (_, p))| with_long(p, n, &prepared.long)).collect();
             &many
         };
+        let settings = Arc::clone(&self.settings);
         let values = Values {
             text: &prepared.text,
             literals: &prepared.literals,
             params,
             mode: self.mode,
             last_insert_id: self.last_insert_id,
+            settings: &settings,
+            others: self.has_other_variables(),
         };
+        if let Found::Behind(ordinal) = plan.uses.found {
+            self.passed_over = values.count(ordinal);
+        }
         let (key, insert, replaced) = match (&plan.insert, &plan.target) {
             (Some(shape), Target::User { .. }) => {
                 let rows = row_ids(shape, &values);
@@ -347,6 +373,10 @@ impl Session {
         } else {
             Some(rewrite(&execute, prepared, &plan, replaced.as_deref(), insert.and_then(|i| i.first_id)))
         };
+        let cursor = execute.flags != 0;
+        if plan.uses.named_lock {
+            self.locks = self.lock_names(&prepared.text, params);
+        }
         if let Some(types) = types {
             prepared.spare_types = Some(std::mem::replace(&mut prepared.types, types));
         }
@@ -355,11 +385,10 @@ impl Session {
             Some(packet) => packet.as_mut_slice(),
             None => raw,
         };
-        // A server may always send the rows at once instead of opening the cursor that was asked for.
-        if let Some(flags) = packet.get_mut(FLAGS_AT) {
-            *flags &= !CURSOR_FLAGS;
+        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet, cursor };
+        if plan.uses.found_rows {
+            self.settle_found_rows().await;
         }
-        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet };
         self.prelude = self.own_values_prelude(&plan.uses);
         let served = self.run_execute(&plan, key, body, insert, turn).await;
         self.prelude = None;
@@ -434,28 +463,23 @@ impl Session {
         self.statement(text, turn).await
     }
 
-    /// COM_STMT_FETCH: no cursor is ever open.
-    pub(crate) fn no_cursor(&self, id: u32) -> Stop {
-        if !self.statements.contains_key(&id) {
-            return unknown(id);
-        }
-        let message = format!("The statement ({id}) has no open cursor");
-        let mut payload = Vec::new();
-        ErrPacket { code: 1421, sqlstate: *b"HY000", message: message.as_bytes() }.encode(&mut payload);
-        Stop::Pass(payload)
-    }
-
     /// COM_STMT_CLOSE has no answer. Servers keep theirs for other sessions.
-    pub(crate) fn close_statement(&mut self, id: u32, turn: Turn) -> Served {
-        self.statements.remove(&id);
+    pub(crate) async fn close_statement(&mut self, id: u32, turn: Turn) -> Served {
+        if let Some(prepared) = self.statements.remove(&id) {
+            self.close_cursor(prepared.cursor).await;
+        }
         Ok(Answered { failed: false, seq: turn.seq })
     }
 
-    /// COM_STMT_RESET: forgets data sent ahead.
+    /// COM_STMT_RESET: forgets data sent ahead and closes the cursor.
     pub(crate) async fn reset_statement(&mut self, id: u32, turn: Turn) -> Served {
-        let Some(prepared) = self.statements.get_mut(&id) else { return Err(unknown(id)) };
+        let Some(prepared) = self.statements.get_mut(&id) else {
+            return Err(unknown(id, "mysqld_stmt_reset"));
+        };
         prepared.long.clear();
         prepared.long_too_big = false;
+        let cursor = prepared.cursor.take();
+        self.close_cursor(cursor).await;
         self.answer_ok(turn).await
     }
 
@@ -473,11 +497,6 @@ impl Session {
         Ok(Answered { failed: false, seq: turn.seq })
     }
 }
-
-/// Where a COM_STMT_EXECUTE packet has its flags: behind header, command and statement id.
-const FLAGS_AT: usize = 9;
-/// Those that ask for a cursor.
-const CURSOR_FLAGS: u8 = 0x07;
 
 /// Parameters that are held without an allocation.
 const FEW: usize = 16;
@@ -610,21 +629,6 @@ fn without_parameters(
     }
 }
 
-fn is_of_the_session(plan: &Plan) -> bool {
-    matches!(
-        plan.kind,
-        Kind::Begin { .. }
-            | Kind::Commit { .. }
-            | Kind::Rollback { .. }
-            | Kind::Savepoint(_)
-            | Kind::RollbackTo(_)
-            | Kind::ReleaseSavepoint(_)
-            | Kind::Set
-            | Kind::Use(_)
-            | Kind::Ddl(_)
-    )
-}
-
 fn check_preparable(plan: &Plan) -> Result<(), Stop> {
     let refused = |what: &str| {
         Err(Failure::new(ErrorId::UnsupportedInPrepare)
@@ -634,7 +638,7 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
     match &plan.kind {
         // USE is for the server to say: MariaDB takes it, MySQL does not.
         Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => refused("this command is not supported"),
-        Kind::Kill | Kind::Xa | Kind::Load { .. } => refused("usher does not support it"),
+        Kind::Kill | Kind::Xa if plan.params > 0 => refused("usher does not support its parameters"),
         _ => match &plan.target {
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ => Ok(()),
@@ -642,7 +646,8 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
     }
 }
 
-fn unknown(id: u32) -> Stop {
-    let note = format!("Unknown prepared statement handler ({id}) given to EXECUTE");
+/// A statement that the client has not prepared, or has closed.
+pub(crate) fn unknown(id: u32, given_to: &str) -> Stop {
+    let note = format!("Unknown prepared statement handler ({id}) given to {given_to}");
     Failure::new(ErrorId::UnknownStatement).as_server(note).into()
 }

@@ -51,7 +51,7 @@ impl Session {
             seen.schema.clone(),
             Some(command(seen.command).to_owned()),
             Some(seen.for_so_long.as_secs().to_string()),
-            Some(self.state_of(seen)),
+            Some(with_pins(self.state_of(seen), seen)),
             (!info.is_empty()).then_some(info),
         ]
     }
@@ -74,6 +74,16 @@ impl Session {
             Some((shard, place)) => format!("on {shard}, server {}, thread {thread}", place.name),
             None => format!("thread {thread}"),
         }
+    }
+}
+
+/// The state, and why connections stay with the session.
+fn with_pins(state: String, seen: &Seen) -> String {
+    let pins = crate::pins::in_words(seen.handle.pins());
+    match (state.is_empty(), pins.is_empty()) {
+        (_, true) => state,
+        (true, false) => format!("holds a connection: {pins}"),
+        (false, false) => format!("{state}; holds a connection: {pins}"),
     }
 }
 

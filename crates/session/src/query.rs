@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use usher_sql::{DdlKind, Digest, Kind, Literal, Plan, ShowKind, Target};
+use usher_sql::{DdlKind, Digest, Found, Kind, Literal, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, COM_REFRESH, strip_attributes};
@@ -119,6 +119,9 @@ impl Session {
         if plan.creating.is_some() {
             return Box::pin(self.once_created(statement, plan, turn)).await;
         }
+        if let Found::Behind(ordinal) = plan.uses.found {
+            self.passed_over = self.values(statement).count(ordinal);
+        }
         let hints = &statement.digest.hints;
         if !hints.is_empty() {
             return Box::pin(self.hinted(statement, &plan, turn)).await;
@@ -180,13 +183,15 @@ impl Session {
         }
     }
 
-    pub(crate) fn values<'a>(&self, statement: Text<'a>) -> Values<'a> {
+    pub(crate) fn values<'a>(&'a self, statement: Text<'a>) -> Values<'a> {
         Values {
             text: statement.text,
             literals: statement.literals,
             params: &[],
             mode: self.mode,
             last_insert_id: self.last_insert_id,
+            settings: &self.settings,
+            others: self.has_other_variables(),
         }
     }
 
@@ -541,4 +546,21 @@ pub(crate) fn unroutable(plan: &Plan, reason: &str) -> Stop {
 /// Whether a schema change stays on the session's own connection.
 pub(crate) fn is_temporary(kind: DdlKind) -> bool {
     matches!(kind, DdlKind::CreateTemporaryTable | DdlKind::DropTemporaryTable)
+}
+
+/// Whether a statement changes what the session keeps, so that it is served here and not sent on as it is.
+pub(crate) fn is_of_the_session(plan: &Plan) -> bool {
+    matches!(
+        plan.kind,
+        Kind::Begin { .. }
+            | Kind::Commit { .. }
+            | Kind::Rollback { .. }
+            | Kind::Savepoint(_)
+            | Kind::RollbackTo(_)
+            | Kind::ReleaseSavepoint(_)
+            | Kind::Set
+            | Kind::Use(_)
+            | Kind::Kill
+            | Kind::Xa
+    )
 }

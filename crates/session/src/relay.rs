@@ -11,6 +11,7 @@ use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::status::Status;
 
 use crate::buffers;
+use crate::cursor::Cursor;
 use crate::session::{End, Session, Turn};
 
 /// What a relay looks out for.
@@ -47,6 +48,8 @@ pub(crate) struct Outcome {
     pub(crate) had_rows: bool,
     /// Rows of all result sets.
     pub(crate) rows: u64,
+    /// The cursor that was opened.
+    pub(crate) cursor: Option<Cursor>,
     /// Where the writes stand in the server's history.
     pub(crate) position: Option<Arc<GtidPosition>>,
     /// Variables that the statement changed, other than by a SET of ours.

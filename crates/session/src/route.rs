@@ -1,5 +1,6 @@
 //! From a plan and its values to a shard.
 
+use usher_backend::Settings;
 use usher_directory::{EntityState, Located};
 use usher_sql::{
     Bound as BoundValue, Key as SqlKey, KeySource, KeyType, KeyValue, Literal, LiteralKind, Mode, bound_key,
@@ -9,7 +10,9 @@ use usher_topology::{Key, ShardId};
 use usher_wire::sqlerr::{ErrorId, Failure};
 use usher_wire::stmt::Param;
 
+use crate::pins::Reason;
 use crate::session::Session;
+use crate::user_vars::Carried;
 
 /// The values of one execution.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +23,10 @@ pub(crate) struct Values<'a> {
     pub(crate) params: &'a [Param<'a>],
     pub(crate) mode: Mode,
     pub(crate) last_insert_id: u64,
+    /// User variables are among them.
+    pub(crate) settings: &'a Settings,
+    /// There may be other user variables on a connection, whose values only that knows.
+    pub(crate) others: bool,
 }
 
 impl Values<'_> {
@@ -33,10 +40,7 @@ impl Values<'_> {
         let found = match value {
             KeyValue::Null => return Ok(None),
             KeyValue::LastInsertId => return Ok(Some(Key::Int(self.last_insert_id.into()))),
-            KeyValue::UserVar(name) => {
-                let note = format!("the user is named by @{name}; write the value itself");
-                return Err(Failure::new(ErrorId::UndefinedKeyValue).note(note));
-            }
+            KeyValue::UserVar(name) => self.variable(name, key_type)?,
             KeyValue::Literal { ordinal, negative } => self.literal(*ordinal, *negative, key_type),
         };
         match found {
@@ -46,6 +50,47 @@ impl Values<'_> {
                 KeyType::Text(_) => Key::Text(text.into()),
             })),
             Err(error) => Err(Failure::new(ErrorId::NoKey).note(error.to_string())),
+        }
+    }
+
+    /// The value of `@name`.
+    fn variable(
+        &self,
+        name: &str,
+        key_type: KeyType,
+    ) -> Result<Result<SqlKey, usher_sql::KeyError>, Failure> {
+        let sql = self.settings.variable(&format!("@{name}"));
+        let unknown = || {
+            let note = format!(
+                "the user is named by @{name}, whose value usher cannot tell; write the value itself"
+            );
+            Failure::new(ErrorId::UndefinedKeyValue).note(note)
+        };
+        let value = match Carried::of(sql) {
+            Carried::Null if sql.is_none() && self.others => return Err(unknown()),
+            Carried::Null => BoundValue::Null,
+            Carried::Number(number) => BoundValue::Int(number.parse().map_err(|_| unknown())?),
+            Carried::Bytes { bytes, is_utf8: true, .. } => {
+                return Ok(bound_key(BoundValue::Bytes(&bytes), key_type, self.mode));
+            }
+            Carried::Bytes { .. } => return Err(unknown()),
+        };
+        Ok(bound_key(value, key_type, self.mode))
+    }
+
+    /// The value of a literal or parameter that is a plain number of rows.
+    pub(crate) fn count(&self, ordinal: u32) -> Option<u64> {
+        let literal = self.literals.get(ordinal as usize)?;
+        let parsed = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse().ok();
+        match literal.kind {
+            LiteralKind::Int => parsed(self.text.get(literal.span())?),
+            LiteralKind::Param(index) => match self.params.get(usize::from(index))? {
+                Param::Int(number) => u64::try_from(*number).ok(),
+                Param::UInt(number) => Some(*number),
+                Param::Bytes(bytes) => parsed(bytes),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -136,6 +181,12 @@ impl Place {
 }
 
 impl Session {
+    /// Whether a connection may have user variables that the session does not know.
+    pub(crate) fn has_other_variables(&self) -> bool {
+        let may = |reason| self.bound.iter().any(|bound| bound.pins.has(reason, b""));
+        may(Reason::Variable) || may(Reason::Procedure)
+    }
+
     /// Where a user lives. No await on a hit.
     pub(crate) async fn locate(&self, key: &Key) -> Result<Option<Located>, Failure> {
         match self.shared.directory.cached(key) {

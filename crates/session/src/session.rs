@@ -23,10 +23,12 @@ use usher_wire::status::Status;
 
 use crate::account::{Account, Seat};
 use crate::channel::Channel;
+use crate::cursor::Cursor;
 use crate::diagnostics::RanOn;
 use crate::execute::said;
 use crate::gate::Pass;
 use crate::in_flight::Slot;
+use crate::pins::Pins;
 use crate::prepared::Prepared;
 use crate::sessions::Handle;
 use crate::set::Edit;
@@ -106,8 +108,8 @@ pub(crate) enum Transaction {
 pub(crate) struct Bound {
     pub(crate) shard: ShardId,
     pub(crate) lent: Lent,
-    /// It holds state that cannot be replayed elsewhere, till the session is reset.
-    pub(crate) pinned: bool,
+    /// What it holds that cannot be replayed elsewhere.
+    pub(crate) pins: Pins,
 }
 
 /// A command's place in the conversation.
@@ -195,6 +197,10 @@ pub(crate) struct Session {
     /// Keys whose writes the open transaction may send: their lock and fence have been looked at.
     pub(crate) cleared: Vec<Key>,
     pub(crate) bound: Vec<Bound>,
+    /// Connections that have nothing of the session but open cursors.
+    pub(crate) cursors: Vec<Bound>,
+    /// The cursor that the statement under way has opened.
+    pub(crate) opened: Option<Cursor>,
     /// The connection of the last statement, kept while its warnings may be asked for.
     pub(crate) kept: Option<Bound>,
     /// What has to be asked of the statement before, before the next one.
@@ -211,8 +217,14 @@ pub(crate) struct Session {
     pub(crate) ran_on: RanOn,
     /// To be said on a connection before the statement under way.
     pub(crate) prelude: Option<Box<str>>,
+    /// Names of locks that the prepared statement under way may take, as SQL; `None` of what only a server knows.
+    pub(crate) locks: Vec<Option<Box<str>>>,
     /// What FOUND_ROWS() gives.
     pub(crate) found_rows: u64,
+    /// Rows that LIMIT passes over in the statement under way, if it is known.
+    pub(crate) passed_over: Option<u64>,
+    /// The cursor whose connection knows that better.
+    pub(crate) found_rows_on: Option<Cursor>,
     /// Error of the statement before, if it was answered by the session: for SHOW WARNINGS.
     pub(crate) failure: Option<Box<(u16, String)>>,
     /// Statements prepared in text, by their names in lower case.
@@ -271,6 +283,8 @@ impl Session {
             written: Vec::new(),
             cleared: Vec::new(),
             bound: Vec::new(),
+            cursors: Vec::new(),
+            opened: None,
             kept: None,
             owed: None,
             failure: None,
@@ -280,7 +294,10 @@ impl Session {
             savepoints: Vec::new(),
             ran_on: None,
             prelude: None,
+            locks: Vec::new(),
             found_rows: 0,
+            passed_over: None,
+            found_rows_on: None,
             named: HashMap::new(),
             naming: None,
             next_transaction: Vec::new(),
@@ -430,6 +447,7 @@ impl Session {
         if self.literals.capacity() > LITERALS_KEPT {
             self.literals = Vec::new();
         }
+        self.handle.holds(self.pins());
         self.settle(served, seq).await
     }
 
@@ -475,8 +493,10 @@ impl Session {
         {
             let mut bound = self.bound.swap_remove(at);
             match said(bound.lent.query(b"ROLLBACK").await) {
-                Ok(_) if bound.pinned => self.bound.push(bound),
-                Ok(_) => {}
+                Ok(_) => {
+                    self.end_transaction();
+                    self.put(bound, false);
+                }
                 Err(_) => bound.lent.discard(),
             }
         }
@@ -499,7 +519,7 @@ impl Session {
             Command::Ping => self.answer_ok(turn).await,
             Command::InitDb(name) => self.use_schema(name, turn).await,
             Command::StmtPrepare(text) => self.prepare(text, turn).await,
-            Command::StmtClose(id) => self.close_statement(self.meant(id), turn),
+            Command::StmtClose(id) => self.close_statement(self.meant(id), turn).await,
             Command::StmtReset(id) => self.reset_statement(self.meant(id), turn).await,
             Command::StmtSendLongData { id, param, data } => {
                 self.long_data(self.meant(id), param, data, turn)
@@ -524,7 +544,7 @@ impl Session {
             Command::Refresh(what) => self.refresh(what, turn).await,
             Command::ProcessInfo => self.show_processlist(true, turn).await,
             Command::ProcessKill(id) => self.kill(id.into(), false, turn).await,
-            Command::StmtFetch { id, .. } => Err(self.no_cursor(self.meant(id))),
+            Command::StmtFetch { id, rows } => self.fetch(self.meant(id), rows, turn).await,
             Command::Quit | Command::Query(_) | Command::StmtExecute { .. } => {
                 Err(Failure::new(ErrorId::Bug).note("a command came the wrong way").into())
             }
@@ -544,19 +564,55 @@ impl Session {
         self.last_insert_id = 0;
         self.row_count = 0;
         self.found_rows = 0;
+        self.found_rows_on = None;
         self.failure = None;
     }
 
     /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
     pub(crate) fn abandon(&mut self) {
-        self.kept = None;
         self.owed = None;
         self.next_transaction.clear();
-        for bound in &mut self.bound {
+        self.let_go_of_kept();
+        for mut bound in self.bound.drain(..).chain(self.cursors.drain(..)) {
             bound.lent.dirty = true;
         }
-        self.bound.clear();
         self.end_transaction();
+    }
+
+    /// Puts a connection where it belongs after a statement, or gives it back. `keep`: it may be asked of the statement.
+    pub(crate) fn put(&mut self, bound: Bound, keep: bool) {
+        if bound.lent.is_discarded() {
+            return;
+        }
+        if self.is_of_transaction(&bound) || bound.pins.bind() {
+            self.ran_on = keep.then_some(bound.shard).or(self.ran_on);
+            self.bound.push(bound);
+        } else if keep {
+            self.kept = Some(bound);
+        } else if !bound.pins.is_empty() {
+            self.cursors.push(bound);
+        }
+    }
+
+    /// Whether the client's transaction is open on this connection.
+    pub(crate) fn is_of_transaction(&self, bound: &Bound) -> bool {
+        matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard)
+            && !bound.lent.is_discarded()
+            && bound.lent.status.has(Status::IN_TRANS)
+    }
+
+    /// Nobody can ask of the statement before any more.
+    pub(crate) fn let_go_of_kept(&mut self) {
+        if let Some(kept) = self.kept.take_if(|kept| !kept.pins.is_empty()) {
+            self.cursors.push(kept);
+        }
+        self.kept = None;
+    }
+
+    /// What keeps connections with this session, as bits.
+    fn pins(&self) -> u8 {
+        let held = self.bound.iter().chain(&self.cursors).chain(&self.kept);
+        held.fold(0, |bits, bound| bits | bound.pins.bits())
     }
 
     /// The transaction is over, whatever became of it.
@@ -658,7 +714,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for bound in &mut self.bound {
+        self.let_go_of_kept();
+        for bound in self.bound.iter_mut().chain(&mut self.cursors) {
             bound.lent.dirty = true;
         }
         self.shared.in_flight.unregister(&self.slot);

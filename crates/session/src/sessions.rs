@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,6 +25,8 @@ pub(crate) struct Handle {
     killing: AtomicBool,
     ended: AtomicBool,
     held: AtomicBool,
+    /// What keeps connections with it: bits of [`crate::pins::Pins::bits`].
+    pins: AtomicU8,
     wake: Notify,
     doing: Mutex<Doing>,
 }
@@ -84,6 +86,15 @@ impl Handle {
 
     pub(crate) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)
+    }
+
+    /// What keeps connections with it after its statement.
+    pub(crate) fn holds(&self, pins: u8) {
+        self.pins.store(pins, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pins(&self) -> u8 {
+        self.pins.load(Ordering::Relaxed)
     }
 
     /// A statement is sent to this connection.
@@ -165,6 +176,7 @@ impl Sessions {
             killing: AtomicBool::default(),
             ended: AtomicBool::default(),
             held: AtomicBool::default(),
+            pins: AtomicU8::default(),
             wake: Notify::default(),
             doing: Mutex::new(doing),
         });

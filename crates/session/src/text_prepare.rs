@@ -12,7 +12,7 @@ use usher_wire::sqlerr::{ErrorId, Failure};
 
 use crate::execute::{Body, Order, under};
 use crate::prepared::hash_of;
-use crate::query::{Text, is_temporary, packet, unsupported};
+use crate::query::{Text, is_of_the_session, is_temporary, packet, unsupported};
 use crate::route::Place;
 use crate::session::{Served, Session, Stop, Turn};
 use crate::user_vars::Carried;
@@ -220,7 +220,11 @@ impl Session {
         }
         match plan.kind {
             Kind::Ddl(kind) if !is_temporary(kind) => self.changes_unsharded(text, mode),
-            _ => !is_of_the_session(plan) && matches!(plan.target, Target::Global | Target::AnyServer),
+            _ => {
+                !is_of_the_session(plan)
+                    && !matches!(plan.kind, Kind::Show(_))
+                    && matches!(plan.target, Target::Global | Target::AnyServer)
+            }
         }
     }
 
@@ -277,30 +281,11 @@ impl Session {
     }
 
     fn carried(&self, name: &str) -> Result<Carried, Stop> {
-        if self.bound.iter().any(|bound| bound.pinned)
-            && self.settings.variable(&format!("@{name}")).is_none()
-        {
+        if self.has_other_variables() && self.settings.variable(&format!("@{name}")).is_none() {
             return Err(unsupported("a variable whose value only the connection that holds it knows"));
         }
         Ok(Carried::of(self.settings.variable(&format!("@{name}"))))
     }
-}
-
-fn is_of_the_session(plan: &Plan) -> bool {
-    matches!(
-        plan.kind,
-        Kind::Begin { .. }
-            | Kind::Commit { .. }
-            | Kind::Rollback { .. }
-            | Kind::Savepoint(_)
-            | Kind::RollbackTo(_)
-            | Kind::ReleaseSavepoint(_)
-            | Kind::Set
-            | Kind::Use(_)
-            | Kind::Kill
-            | Kind::Xa
-            | Kind::Show(_)
-    )
 }
 
 /// The inside of a string literal.

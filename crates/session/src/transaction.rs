@@ -4,9 +4,10 @@
 use usher_sql::{Kind, Plan};
 
 use crate::execute::{Body, Order};
+use crate::pins::Reason;
 use crate::query::{Text, unsupported};
 use crate::route::Place;
-use crate::session::{Served, Session, Transaction, Turn};
+use crate::session::{Bound, Served, Session, Transaction, Turn};
 use crate::text_prepare::server_error;
 
 /// Savepoints remembered before the first statement.
@@ -23,6 +24,7 @@ impl Session {
             self.next_transaction.clear();
         }
         self.end_transaction();
+        self.unlock_tables().await;
         self.transaction = Transaction::Pending { begun: true, statements: vec![text.into()] };
         self.answer_ok(turn).await
     }
@@ -47,6 +49,19 @@ impl Session {
         }
     }
 
+    /// BEGIN ends LOCK TABLES, at once and not only where the transaction begins.
+    async fn unlock_tables(&mut self) {
+        let locks = |bound: &Bound| bound.pins.has(Reason::LockedTables, b"");
+        while let Some(at) = self.bound.iter().position(locks) {
+            let mut bound = self.bound.swap_remove(at);
+            bound.pins.remove(Reason::LockedTables, b"");
+            match bound.lent.query(b"UNLOCK TABLES").await {
+                Ok(_) => self.put(bound, false),
+                Err(_) => bound.lent.discard(),
+            }
+        }
+    }
+
     /// COMMIT and ROLLBACK.
     pub(crate) async fn end_by_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         if let Kind::Commit { release: true, .. } | Kind::Rollback { release: true, .. } = plan.kind {
@@ -57,7 +72,7 @@ impl Session {
         let open = match self.transaction {
             Transaction::Open(shard) => Some(shard),
             // A connection that stays may have something to tell of: temporary tables are not rolled back.
-            _ => self.bound.iter().find(|bound| bound.pinned).map(|bound| bound.shard),
+            _ => self.bound.iter().find(|bound| bound.pins.bind()).map(|bound| bound.shard),
         };
         let Some(shard) = open else {
             // AND CHAIN begins a new one like the one before, or just a new one.
@@ -137,10 +152,8 @@ impl Session {
                 for key in &self.written {
                     self.shared.watermarks.wrote(shard, key, position.clone());
                 }
-                if bound.pinned {
-                    self.bound.push(bound);
-                }
                 self.end_transaction();
+                self.put(bound, false);
                 Ok(())
             }
             Err(crate::execute::Start::Refused(_, payload)) => {

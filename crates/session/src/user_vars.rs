@@ -4,7 +4,8 @@
 use usher_backend::{Fault, Lent, NULL_USER_VARIABLE};
 use usher_topology::ShardId;
 
-use crate::session::Session;
+use crate::pins::Reason;
+use crate::session::{Bound, Session};
 
 /// Variables of one session that are carried along; with more, the connection that holds them stays bound.
 const VARIABLES_MAX: usize = 256;
@@ -28,6 +29,8 @@ pub(crate) struct Owed {
     pub(crate) reported: u64,
     /// How many rows there would have been without LIMIT.
     pub(crate) found_rows: bool,
+    /// Which named locks are held.
+    pub(crate) locks: bool,
     /// User variables that it may have assigned.
     pub(crate) variables: Vec<String>,
     /// Settings that it has set to the values of expressions, of which the server did not tell.
@@ -36,7 +39,11 @@ pub(crate) struct Owed {
 
 impl Owed {
     pub(crate) fn is_nothing(&self) -> bool {
-        !self.id && !self.found_rows && self.variables.is_empty() && self.settings.is_empty()
+        !self.id
+            && !self.found_rows
+            && !self.locks
+            && self.variables.is_empty()
+            && self.settings.is_empty()
     }
 
     /// Whether the next statement cannot even be read before this is asked.
@@ -50,6 +57,7 @@ impl Owed {
             (self.id, self.reported) = (true, before.reported);
         }
         self.found_rows |= before.found_rows;
+        self.locks |= before.locks;
         self.variables.extend(before.variables);
         self.settings.extend(before.settings);
     }
@@ -61,24 +69,21 @@ impl Session {
     pub(crate) async fn settle_debts(&mut self) {
         let Some(owed) = self.owed.take() else { return };
         if let Some(mut kept) = self.kept.take_if(|kept| kept.shard == owed.shard) {
-            let carried = self.ask(&mut kept.lent, &owed).await;
-            if carried || kept.lent.is_discarded() {
-                return;
-            }
-            kept.pinned = true;
-            self.bound.push(kept);
+            self.ask(&mut kept, &owed).await;
+            self.put(kept, false);
         } else if let Some(at) = self.bound.iter().position(|bound| bound.shard == owed.shard) {
             let mut bound = self.bound.swap_remove(at);
-            bound.pinned |= !self.ask(&mut bound.lent, &owed).await;
+            self.ask(&mut bound, &owed).await;
             match bound.lent.is_discarded() {
                 true => self.end_transaction(),
-                false => self.bound.push(bound),
+                false => self.put(bound, false),
             }
         }
     }
 
-    /// Asks for what is owed; `false` if a value cannot be carried along, so that the connection must stay.
-    pub(crate) async fn ask(&mut self, lent: &mut Lent, owed: &Owed) -> bool {
+    /// Asks for what is owed. A connection with a value that cannot be carried along is pinned for it.
+    pub(crate) async fn ask(&mut self, bound: &mut Bound, owed: &Owed) {
+        let Bound { lent, pins, .. } = bound;
         let asked = async {
             if owed.found_rows {
                 let reply = lent.query(b"SELECT FOUND_ROWS()").await?;
@@ -88,14 +93,17 @@ impl Session {
                 self.ask_for_id(lent, owed.reported).await?;
             }
             self.read_settings(lent, &owed.settings).await?;
+            if owed.locks {
+                self.ask_for_locks(lent, pins).await?;
+            }
             self.read_back(lent, &owed.variables).await
         };
         match asked.await {
-            Ok(carried) => carried,
+            Ok(true) => {}
+            Ok(false) => pins.add(&self.shared.metrics.pinned, Reason::Variable, b""),
             Err(fault) => {
                 tracing::debug!(server = %lent.server().name, %fault, "lost while asking what a statement did");
                 lent.discard();
-                true
             }
         }
     }

@@ -222,6 +222,8 @@ pub struct Relay {
     rows: u64,
     /// The client asked for a cursor.
     cursor: bool,
+    /// Warnings of COM_STMT_PREPARE: clients without DEPRECATE_EOF take the number behind the definitions.
+    warnings: u16,
 }
 
 impl Relay {
@@ -241,7 +243,20 @@ impl Relay {
         let shift = client_seq.wrapping_sub(server_seq);
         let cursor = kind == Kind::Cursor;
         let kind = if cursor { Kind::Query } else { kind };
-        Self { kind, form, state, pos: 0, skip: 0, continued: false, seq: server_seq, shift, rows: 0, cursor }
+        let seq = server_seq;
+        Self {
+            kind,
+            form,
+            state,
+            pos: 0,
+            skip: 0,
+            continued: false,
+            seq,
+            shift,
+            rows: 0,
+            cursor,
+            warnings: 0,
+        }
     }
 
     /// How many bytes at the front of the buffer can go to the client.
@@ -545,8 +560,10 @@ impl Relay {
             return Ok(Some(Progress::More));
         }
         let ahead = self.status_ahead(buf).unwrap_or_default();
-        // A procedure's rows show the flag too, for cursors of its own.
-        if !(self.cursor && rows_end && ahead.has(Status::CURSOR_EXISTS)) {
+        // A procedure's rows show the flag too, for cursors of its own. An error in this place says that the rows could
+        // not be made, before any cursor was there.
+        let no_rows = rows_end && ahead.has(Status::CURSOR_EXISTS) || first == ErrPacket::HEADER;
+        if !(self.cursor && no_rows) {
             let status = if ahead.has(Status::PS_OUT_PARAMS) { ahead } else { self.form.status };
             self.insert_eof(buf, status);
         }
@@ -573,7 +590,7 @@ impl Relay {
         let mut packet = [0; HEADER_LEN + EOF_LEN];
         let (header, payload) = packet.split_at_mut(HEADER_LEN);
         header.copy_from_slice(&Header { len: EOF_LEN, seq: self.client_seq() }.bytes());
-        payload.copy_from_slice(&EofPacket { warnings: 0, status }.bytes());
+        payload.copy_from_slice(&EofPacket { warnings: self.warnings, status }.bytes());
         buf.splice(self.pos..self.pos, packet);
         self.pos += packet.len();
         self.shift = self.shift.wrapping_add(1);
@@ -699,6 +716,7 @@ impl Relay {
         r.u8()?;
         // MySQL 4.1's form ends here; nobody we can log in to sends it, but it costs nothing.
         let warnings = if r.is_empty() { 0 } else { r.u16()? };
+        self.warnings = warnings;
         let prepared = Prepared { at, statement_id, columns, params, warnings };
         Ok(self.hold(Held::Prepared { params, columns }, Progress::Prepared(prepared)))
     }

@@ -67,7 +67,7 @@ impl Session {
         turn: Turn,
     ) -> Result<Option<Outcome>, Stop> {
         let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
-        if bound.pinned && !open && !self.is_writer(bound) {
+        if bound.pins.bind() && !open && !self.is_writer(bound) {
             let gone =
                 Fault::Protocol(usher_wire::Error::Misuse("the shard's writer is another server by now"));
             return Err(self.lost_bound(bound, &gone, false).into());

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use usher_backend::{Fault, Lent};
+use usher_sql::{Found, Kind};
 use usher_wire::command::{COM_STMT_CLOSE, COM_STMT_PREPARE};
-use usher_wire::relay::Kind;
+use usher_wire::relay::Kind as AnswerKind;
+use usher_wire::status::Status;
 use usher_wire::stmt::Execute;
 
 use super::{Body, Order, Start, lost_between, said, unsent};
+use crate::cursor::Cursor;
 use crate::relay::{Broken, Outcome, Watch};
 use crate::session::{Session, Turn};
 use crate::text_prepare::{Named, Naming};
@@ -39,11 +42,12 @@ impl Session {
         if self.naming.is_some() {
             self.name_on(lent).await.map_err(unsent)?;
         }
+        let mut statement = None;
         match &mut order.body {
             Body::Text(packets) | Body::FieldList(packets) | Body::Simple(packets) => {
                 lent.send(packets).await.map_err(unsent)?
             }
-            Body::Execute { text, hash, packet } => {
+            Body::Execute { text, hash, packet, .. } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let hash = under(*hash, &lent.settings);
                 // MySQL gives a user variable the type that it has while the statement is prepared.
@@ -63,11 +67,19 @@ impl Session {
                 let payload = packet.get_mut(4..).unwrap_or_default();
                 // A packet too short for an id was refused when its parameters were read.
                 let _ = Execute::patch_id(payload, id);
+                statement = Some((id, hash));
                 lent.send(packet).await.map_err(unsent)?;
             }
         }
-        let outcome = self.relay(lent, order.body.answer(), turn, watch).await?;
+        let mut outcome = self.relay(lent, order.body.answer(), turn, watch).await?;
         self.handle.rests(lent);
+        if let Some((id, hash)) = statement.filter(|_| order.body.asks_for_cursor())
+            && outcome.error.is_none()
+            && order.plan.kind != Kind::Call
+            && lent.status.has(Status::CURSOR_EXISTS)
+        {
+            outcome.cursor = Some(Cursor::open(lent, id, hash, order.plan.uses.found == Found::Rows));
+        }
         if let Some(Naming::Gives(named)) = &self.naming {
             match outcome.error {
                 None => lent.remember_name(
@@ -131,7 +143,7 @@ pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
 #[cold]
 pub(super) async fn prepare_on(lent: &mut Lent, text: &[u8], hash: u128, max: usize) -> Result<u32, Start> {
     lent.send_command(COM_STMT_PREPARE, text).await.map_err(Start::Lost)?;
-    let reply = said(lent.reply(Kind::Prepare).await)?;
+    let reply = said(lent.reply(AnswerKind::Prepare).await)?;
     let Some(id) = reply.statement_id else { return Err(Start::Lost(Fault::Closed)) };
     if let Some(old) = lent.remember_statement(hash, id, max) {
         // COM_STMT_CLOSE has no answer.

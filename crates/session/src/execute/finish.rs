@@ -1,12 +1,13 @@
 //! What follows from an answer: what the session remembers of it, and whether the connection stays.
 
 use usher_backend::{Fault, Lent};
-use usher_sql::{DdlKind, Kind as PlanKind, Plan, ShowKind};
+use usher_sql::{Found, Kind as PlanKind, Plan, ShowKind};
 use usher_topology::ShardId;
 use usher_wire::command::COM_PING;
 use usher_wire::status::Status;
 
 use super::{Body, Order};
+use crate::pins::Pins;
 use crate::relay::Outcome;
 use crate::session::{Answered, Bound, Served, Session, Transaction};
 use crate::user_vars::Owed;
@@ -18,7 +19,7 @@ impl Session {
     /// After an answer on a connection that was not bound: binds it if a transaction is open or it holds state,
     /// else gives it back, then sends what is left to send.
     pub(super) async fn finish(&mut self, lent: Lent, outcome: Outcome, order: &Order<'_>) -> Served {
-        let bound = Bound { shard: order.place.shard, lent, pinned: false };
+        let bound = Bound { shard: order.place.shard, lent, pins: Pins::default() };
         self.finish_bound(bound, outcome, order).await
     }
 
@@ -50,7 +51,10 @@ impl Session {
         if matches!(plan.kind, PlanKind::Call) || plan.uses.unknown_function.is_some() {
             bound.lent.last_insert_id = None;
         }
+        let passed_over = self.passed_over;
         self.note_counts(&outcome, order, failed);
+        self.passed_over = None;
+        let asks_for_found = !failed && asks_for_found(plan, &outcome, passed_over);
         if !self.next_transaction.is_empty() {
             // It was for this transaction, or for this statement alone; what it may have left over is nobody's.
             self.next_transaction.clear();
@@ -71,7 +75,10 @@ impl Session {
         }
         let mut untold = std::mem::take(&mut self.unknown_settings);
         untold.retain(|name| !failed && !outcome.variables.iter().any(|(told, _)| told == name));
-        bound.pinned |= !failed && leaves_state(plan);
+        let locks = self.note_holds(&mut bound, order, failed);
+        if let Some(cursor) = outcome.cursor.take() {
+            self.note_cursor(&mut bound, cursor);
+        }
         // What such a statement leaves behind is for nobody else.
         bound.lent.dirty |= matches!(plan.kind, PlanKind::Admin | PlanKind::Other);
         let open = bound.lent.status.has(Status::IN_TRANS);
@@ -92,7 +99,8 @@ impl Session {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
             reported: outcome.insert_id,
-            found_rows: !failed && plan.uses.calc_found_rows,
+            found_rows: asks_for_found,
+            locks,
             // Some rows may have been looked at before it failed.
             variables: plan.uses.writes_user_vars.clone(),
             settings: untold,
@@ -103,29 +111,23 @@ impl Session {
         }
         let keep = (outcome.warnings > 0 || failed || self.keeps) && !owed.is_urgent();
         let seq = outcome.seq;
-        let mut kept = Some(bound);
         if owed.is_nothing() || keep {
             if !owed.is_nothing() {
                 self.owed = Some(Box::new(owed));
             }
-            if let Some(bound) = kept.take_if(|bound| open || bound.pinned) {
+            if open || bound.pins.bind() {
                 self.ran_on = Some(bound.shard);
-                self.bound.push(bound);
-            } else if !keep {
-                kept = None;
             }
-            self.kept = kept;
+            self.put(bound, keep);
             self.send_tail(outcome.tail).await?;
             return Ok(Answered { failed, seq });
         }
         self.send_tail(outcome.tail).await?;
-        if let Some(mut bound) = kept {
-            bound.pinned |= !self.ask(&mut bound.lent, &owed).await;
-            match bound.lent.is_discarded() {
-                true if open => self.end_transaction(),
-                false if open || bound.pinned => self.bound.push(bound),
-                _ => {}
-            }
+        self.ask(&mut bound, &owed).await;
+        match bound.lent.is_discarded() {
+            true if open => self.end_transaction(),
+            true => {}
+            false => self.put(bound, false),
         }
         Ok(Answered { failed, seq })
     }
@@ -152,7 +154,8 @@ impl Session {
             _ => i64::try_from(outcome.affected_rows).unwrap_or(i64::MAX),
         };
         if outcome.had_rows && !failed && counts_found_rows(order) {
-            self.found_rows = outcome.rows;
+            self.found_rows = outcome.rows + self.passed_over.unwrap_or_default();
+            self.found_rows_on = outcome.cursor.filter(|_| !order.plan.uses.calc_found_rows);
         }
         if let Some(id) = order.insert_id.filter(|_| !failed && outcome.affected_rows > 0) {
             self.last_insert_id = id;
@@ -220,14 +223,13 @@ fn counts_found_rows(order: &Order<'_>) -> bool {
     }
 }
 
-/// Whether a statement leaves something on its connection that settings cannot replay.
-pub(super) fn leaves_state(plan: &Plan) -> bool {
-    plan.uses.named_lock
-        || matches!(
-            plan.kind,
-            PlanKind::LockTables
-                | PlanKind::Handler
-                | PlanKind::Call
-                | PlanKind::Ddl(DdlKind::CreateTemporaryTable)
-        )
+/// Whether only the server knows what FOUND_ROWS() gives. Of a cursor its connection is asked once it matters.
+fn asks_for_found(plan: &Plan, outcome: &Outcome, passed_over: Option<u64>) -> bool {
+    let asks = match plan.uses.found {
+        _ if plan.uses.calc_found_rows => return true,
+        Found::Rows => false,
+        Found::Behind(_) => outcome.rows == 0 || passed_over.is_none(),
+        Found::Asked => true,
+    };
+    asks && outcome.had_rows && outcome.cursor.is_none()
 }

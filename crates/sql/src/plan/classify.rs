@@ -72,7 +72,7 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
     let named = survey.names_sharded || survey.names_catalog;
     let whole = named || head.is_word(0, "WITH") || ddl::is_ddl(&head);
     let tokens = if whole { Tokens::new(text, mode) } else { head };
-    let mut uses = survey.watch.uses.clone();
+    let mut uses = survey.watch.uses();
     let context = Context { tokens: &tokens, default_schema, catalog, uses: &uses };
     let all = 0..tokens.len();
     let mut plan = statement(context, all, &survey);

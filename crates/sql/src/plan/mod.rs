@@ -16,7 +16,7 @@ pub use classify::explain_route;
 pub use insert::{InsertPoints, ValuePoint, insert_points};
 pub use nothing::{Nothing, Number};
 pub use reach::{OWN_SCHEMA, Reach};
-pub use uses::{Uses, find_calls, find_variables};
+pub use uses::{Found, Uses, find_calls, find_variables};
 
 pub(crate) use tokens::Tokens;
 pub(crate) use uses::var_name;

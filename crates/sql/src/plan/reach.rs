@@ -305,7 +305,9 @@ fn is_name(kind: TokenKind) -> bool {
 }
 
 fn has_file_mark(quoted: &[u8]) -> bool {
-    quoted.get(1..=FILE_NAME_MARK.len()).is_some_and(|mark| mark.eq_ignore_ascii_case(FILE_NAME_MARK))
+    // Behind the mark alone there is no name: an error that servers word.
+    quoted.len() > FILE_NAME_MARK.len() + 2
+        && quoted.get(1..=FILE_NAME_MARK.len()).is_some_and(|mark| mark.eq_ignore_ascii_case(FILE_NAME_MARK))
 }
 
 /// Whether the own schema's name is anywhere in these bytes.

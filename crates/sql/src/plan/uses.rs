@@ -18,6 +18,8 @@ pub struct Uses {
     pub found_rows: bool,
     /// Has SQL_CALC_FOUND_ROWS.
     pub calc_found_rows: bool,
+    /// What FOUND_ROWS() gives after it.
+    pub found: Found,
     /// Calls ROW_COUNT().
     pub row_count: bool,
     /// Calls CONNECTION_ID() or reads @@pseudo_thread_id.
@@ -43,6 +45,19 @@ pub struct Uses {
     pub outfile: bool,
 }
 
+/// What FOUND_ROWS() gives after a statement without SQL_CALC_FOUND_ROWS that has rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Found {
+    /// Their number.
+    #[default]
+    Rows,
+    /// Their number and those that LIMIT has passed over, by the ordinal of that literal; without any row, only a server
+    /// knows.
+    Behind(u32),
+    /// Only a server knows.
+    Asked,
+}
+
 impl Uses {
     /// Whether a replica must not run it.
     #[must_use]
@@ -64,11 +79,83 @@ pub(crate) struct Watch {
     in_into: bool,
     in_call: bool,
     started: bool,
+    limits: Limits,
+}
+
+/// What is seen of LIMIT clauses.
+#[derive(Debug, Default)]
+struct Limits {
+    at: LimitAt,
+    /// Literals so far.
+    literals: u32,
+    seen: u32,
+    /// The literal of the rows that are passed over.
+    offset: Option<u32>,
+    /// What makes the number of rows that were found another than it seems.
+    merges: bool,
+    groups: bool,
+}
+
+/// Where in a LIMIT clause.
+#[derive(Debug, Default, Clone, Copy)]
+enum LimitAt {
+    #[default]
+    Outside,
+    Limit,
+    First(u32),
+    Offset,
+}
+
+impl Limits {
+    fn see(&mut self, token: Token, bytes: &[u8]) {
+        let before = std::mem::take(&mut self.at);
+        match token.kind {
+            TokenKind::Literal(_) => {
+                let ordinal = self.literals;
+                self.literals = self.literals.saturating_add(1);
+                match before {
+                    LimitAt::Limit => self.at = LimitAt::First(ordinal),
+                    LimitAt::Offset => self.offset = Some(ordinal),
+                    _ => {}
+                }
+            }
+            TokenKind::Op if bytes == b"," => {
+                if let LimitAt::First(ordinal) = before {
+                    self.offset = Some(ordinal);
+                }
+            }
+            TokenKind::Word => match upper(bytes, &mut [0; WORD_BYTES_MAX]) {
+                b"LIMIT" => {
+                    self.seen += 1;
+                    self.at = LimitAt::Limit;
+                }
+                b"OFFSET" => {
+                    // MariaDB has OFFSET .. ROWS FETCH .. without a LIMIT.
+                    self.groups |= !matches!(before, LimitAt::First(_));
+                    self.at = LimitAt::Offset;
+                }
+                b"UNION" | b"INTERSECT" | b"EXCEPT" => self.merges = true,
+                b"GROUP" | b"DISTINCT" | b"HAVING" | b"OVER" => self.groups = true,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn found(&self) -> Found {
+        match self.offset {
+            Some(ordinal) if self.seen == 1 && !self.merges && !self.groups => Found::Behind(ordinal),
+            Some(_) => Found::Asked,
+            None if self.seen > 0 && self.merges => Found::Asked,
+            None => Found::Rows,
+        }
+    }
 }
 
 impl Watch {
     pub(crate) fn see(&mut self, text: &[u8], token: Token) {
         let bytes = token.bytes(text);
+        self.limits.see(token, bytes);
         match token.kind {
             TokenKind::Word => self.word(text, bytes),
             TokenKind::Op => self.op(text, bytes),
@@ -83,6 +170,11 @@ impl Watch {
         }
         self.started = true;
         self.last = [Some(token), self.last[0]];
+    }
+
+    /// What was collected.
+    pub(crate) fn uses(&self) -> Uses {
+        Uses { found: self.limits.found(), ..self.uses.clone() }
     }
 
     fn before<'t>(&self, text: &'t [u8], back: usize) -> &'t [u8] {

@@ -1,0 +1,261 @@
+//! State that cannot leave its connection: cursors, locks, temporary tables. It keeps the connection, is shown with its
+//! reason, and gives the connection back as soon as it ends.
+#![allow(clippy::unwrap_used)]
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use tokio::net::TcpStream;
+use usher_integration_tests::raw::{self, CURSOR_EXISTS, LAST_ROW_SENT, execute, fetch, prepare, run};
+use usher_integration_tests::{Bed, Proxy, admin, make_tables, sign_up, until, usher};
+use usher_playground::Server;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_mariadb() {
+    pins(Server::Mariadb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_mysql() {
+    pins(Server::Mysql).await;
+}
+
+struct Ground {
+    bed: Bed,
+    proxy: Proxy,
+    user: u64,
+}
+
+async fn pins(kind: Server) {
+    let bed = Bed::up_with(&format!("pins-{kind:?}").to_lowercase(), 1, 0, kind, false).await;
+    let change = |config: &mut usher_config::Config| {
+        config.users.push(usher_config::User {
+            name: "nobody".to_owned(),
+            schemas: vec!["app".to_owned()],
+            ..usher_config::User::default()
+        });
+        (config.users[0].admin, config.users[0].schemas) = (true, Vec::new());
+    };
+    let proxy = bed.proxy(1, change).await;
+    let mut conn = proxy.connect().await;
+    make_tables(&mut conn).await;
+    let user = sign_up(&bed, &mut conn, 1).await.into_values().next().unwrap()[0];
+    for number in 0..5 {
+        conn.exec_drop("INSERT INTO words (word) VALUES (?)", (number,)).await.unwrap();
+        conn.exec_drop("INSERT INTO photos (user_id, title) VALUES (?, ?)", (user, number)).await.unwrap();
+    }
+    let ground = Ground { bed, proxy, user };
+    rows_are_fetched_from_several_cursors(&ground).await;
+    a_cursor_outlives_its_transaction(&ground).await;
+    a_cursor_is_closed_by_whatever_ends_it(&ground).await;
+    a_cursor_goes_on_over_a_flip(&ground).await;
+    a_lost_cursor_is_told(&ground).await;
+    locks_keep_a_connection_as_long_as_they_are_held(&ground).await;
+    temporary_tables_keep_a_connection_until_they_are_dropped(&ground).await;
+    locked_tables_keep_a_connection_until_they_are_unlocked(&ground).await;
+}
+
+impl Ground {
+    async fn raw(&self) -> TcpStream {
+        raw::logged_in(self.proxy.port(), "nobody").await
+    }
+
+    /// What SHOW PROCESSLIST says of pins of this account's sleeping sessions.
+    async fn pinned(&self, account: &str) -> Vec<String> {
+        let mut conn = self.proxy.connect().await;
+        type Row = (u64, String, String, Option<String>, String, String, String, Option<String>);
+        let rows: Vec<Row> = conn.query("SHOW PROCESSLIST").await.unwrap();
+        let of_account = rows.into_iter().filter(|row| row.1 == account && row.4 == "Sleep");
+        let states =
+            of_account.filter_map(|row| Some(row.6.strip_prefix("holds a connection: ")?.to_owned()));
+        states.collect()
+    }
+
+    async fn until_pinned(&self, account: &str, wanted: &[&str]) {
+        until(&format!("{account} is pinned by {wanted:?}"), || async {
+            self.pinned(account).await == wanted
+        })
+        .await;
+    }
+
+    fn photos(&self) -> String {
+        format!("SELECT photo_id FROM photos WHERE user_id = {} ORDER BY photo_id", self.user)
+    }
+}
+
+const WORDS: &str = "SELECT word FROM words ORDER BY word_id";
+
+async fn rows_are_fetched_from_several_cursors(ground: &Ground) {
+    let mut raw = ground.raw().await;
+    let (words, photos) = (prepare(&mut raw, WORDS).await, prepare(&mut raw, &ground.photos()).await);
+    let again = prepare(&mut raw, WORDS).await;
+    assert_eq!(execute(&mut raw, words, 0).await.unwrap() & CURSOR_EXISTS, 0);
+    assert_eq!(raw::up_to_eof(&mut raw).await.unwrap().0.len(), 5, "all at once, as no cursor is asked for");
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1421), "no cursor is open");
+    assert_eq!(fetch(&mut raw, 99, 1).await, Err(1243));
+    for id in [words, photos, again] {
+        assert_ne!(execute(&mut raw, id, 1).await.unwrap() & CURSOR_EXISTS, 0);
+    }
+    ground.until_pinned("nobody", &["cursor"]).await;
+    let (rows, status) = fetch(&mut raw, words, 2).await.unwrap();
+    assert_eq!((rows, status & LAST_ROW_SENT), (2, 0));
+    assert_ne!(status & CURSOR_EXISTS, 0);
+    // Statements run in between, on the same tables; what a cursor gives was decided when it was opened.
+    run(&mut raw, "INSERT INTO words (word) VALUES ('between')").await;
+    run(&mut raw, "DELETE FROM words WHERE word = 'between'").await;
+    assert_eq!(fetch(&mut raw, photos, 3).await.unwrap().0, 3);
+    assert_eq!(fetch(&mut raw, again, 4).await.unwrap().0, 4);
+    let (rows, status) = fetch(&mut raw, words, 10).await.unwrap();
+    assert_eq!(rows, 3);
+    assert_ne!(status & LAST_ROW_SENT, 0);
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1421), "it was closed behind its last row");
+    assert_eq!(fetch(&mut raw, photos, 10).await.unwrap().0, 2);
+    assert_eq!(fetch(&mut raw, again, 10).await.unwrap().0, 1);
+    ground.until_pinned("nobody", &[]).await;
+    // FOUND_ROWS() counts the cursor's rows, fetched or not.
+    let found = prepare(&mut raw, "SELECT FOUND_ROWS()").await;
+    for few in [1, 10] {
+        execute(&mut raw, words, 1).await.unwrap();
+        fetch(&mut raw, words, few).await.unwrap();
+        execute(&mut raw, found, 0).await.unwrap();
+        let rows = raw::up_to_eof(&mut raw).await.unwrap().0;
+        assert_eq!(rows[0], [0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+    }
+}
+
+async fn a_cursor_outlives_its_transaction(ground: &Ground) {
+    let mut raw = ground.raw().await;
+    let words = prepare(&mut raw, WORDS).await;
+    run(&mut raw, "BEGIN").await;
+    run(&mut raw, "INSERT INTO words (word) VALUES ('own')").await;
+    let status = execute(&mut raw, words, 1).await.unwrap();
+    assert_eq!(status & (CURSOR_EXISTS | 1), CURSOR_EXISTS | 1, "in the transaction");
+    assert_eq!(fetch(&mut raw, words, 2).await.unwrap().0, 2);
+    run(&mut raw, "ROLLBACK").await;
+    ground.until_pinned("nobody", &["cursor"]).await;
+    let (rows, status) = fetch(&mut raw, words, 10).await.unwrap();
+    assert_eq!((rows, status & 1), (4, 0), "with the row that the transaction saw");
+    ground.until_pinned("nobody", &[]).await;
+}
+
+async fn a_cursor_is_closed_by_whatever_ends_it(ground: &Ground) {
+    let mut raw = ground.raw().await;
+    let words = prepare(&mut raw, WORDS).await;
+    let open = async |raw: &mut TcpStream, id: u32| {
+        assert_ne!(execute(raw, id, 1).await.unwrap() & CURSOR_EXISTS, 0);
+        assert_eq!(fetch(raw, id, 1).await.unwrap().0, 1);
+    };
+    open(&mut raw, words).await;
+    // Executed anew, it begins anew.
+    open(&mut raw, words).await;
+    assert_eq!(fetch(&mut raw, words, 10).await.unwrap().0, 4);
+    open(&mut raw, words).await;
+    assert_eq!(
+        raw::command(&mut raw, &[&[0x1a], &words.to_le_bytes()[..]].concat()).await[0],
+        0,
+        "COM_STMT_RESET"
+    );
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1421));
+    open(&mut raw, words).await;
+    raw::send(&mut raw, 0, &[&[0x19], &words.to_le_bytes()[..]].concat()).await;
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1243), "COM_STMT_CLOSE");
+    ground.until_pinned("nobody", &[]).await;
+    let words = prepare(&mut raw, WORDS).await;
+    open(&mut raw, words).await;
+    assert_eq!(raw::command(&mut raw, &[0x1f]).await[0], 0, "COM_RESET_CONNECTION");
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1243));
+    ground.until_pinned("nobody", &[]).await;
+    // A client that leaves takes its cursor along.
+    let words = prepare(&mut raw, WORDS).await;
+    open(&mut raw, words).await;
+    drop(raw);
+    ground.until_pinned("nobody", &[]).await;
+}
+
+async fn a_cursor_goes_on_over_a_flip(ground: &Ground) {
+    let mut raw = ground.raw().await;
+    let photos = prepare(&mut raw, &ground.photos()).await;
+    assert_ne!(execute(&mut raw, photos, 1).await.unwrap() & CURSOR_EXISTS, 0);
+    assert_eq!(fetch(&mut raw, photos, 2).await.unwrap().0, 2);
+    let flip = usher(&ground.bed.config_file(), &["shard", "flip", "s1"]).await;
+    assert_eq!(flip.code, Some(0), "{}{}", flip.stdout, flip.stderr);
+    let insert = format!("INSERT INTO photos (user_id, title) VALUES ({}, 'after')", ground.user);
+    run(&mut raw, &insert).await;
+    assert_eq!(fetch(&mut raw, photos, 10).await.unwrap().0, 3, "what it had when it was opened");
+}
+
+async fn a_lost_cursor_is_told(ground: &Ground) {
+    let mut raw = ground.raw().await;
+    let words = prepare(&mut raw, WORDS).await;
+    assert_ne!(execute(&mut raw, words, 1).await.unwrap() & CURSOR_EXISTS, 0);
+    // Every connection of the proxy to the global master.
+    let mut server = admin(&ground.bed.endpoints.global.members[0]).await;
+    let threads: Vec<u64> =
+        server.query("SELECT id FROM information_schema.processlist WHERE user = 'usher_px1'").await.unwrap();
+    for thread in threads {
+        // One may have gone by itself.
+        let _ = server.query_drop(format!("KILL {thread}")).await;
+    }
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1159));
+    assert_eq!(fetch(&mut raw, words, 1).await, Err(1421));
+    run(&mut raw, "DO 1").await;
+}
+
+async fn locks_keep_a_connection_as_long_as_they_are_held(ground: &Ground) {
+    let mut conn = ground.proxy.login().user("nobody", "").connect().await.unwrap();
+    let mut other = ground.proxy.connect().await;
+    let get =
+        async |conn: &mut Conn, sql: &str| conn.query_first::<Option<i64>, _>(sql).await.unwrap().unwrap();
+    assert_eq!(get(&mut conn, "SELECT GET_LOCK('a', 5)").await, Some(1));
+    let prepared: Option<i64> = conn.exec_first("SELECT GET_LOCK(?, 5)", ("b",)).await.unwrap();
+    assert_eq!(prepared, Some(1));
+    ground.until_pinned("nobody", &["named lock"]).await;
+    assert_eq!(get(&mut other, "SELECT GET_LOCK('a', 0)").await, Some(0), "taken");
+    assert_eq!(get(&mut conn, "SELECT RELEASE_LOCK('a')").await, Some(1));
+    ground.until_pinned("nobody", &["named lock"]).await;
+    assert_eq!(get(&mut other, "SELECT GET_LOCK('a', 5)").await, Some(1), "free again");
+    assert_eq!(get(&mut conn, "SELECT GET_LOCK('a', 0)").await, Some(0), "not got, so nothing holds it");
+    assert_eq!(get(&mut conn, "SELECT RELEASE_LOCK('b')").await, Some(1));
+    ground.until_pinned("nobody", &[]).await;
+    for name in ["c", "d", "c"] {
+        assert_eq!(get(&mut conn, &format!("SELECT GET_LOCK('{name}', 5)")).await, Some(1));
+    }
+    assert_eq!(get(&mut conn, "SELECT RELEASE_LOCK('c')").await, Some(1));
+    ground.until_pinned("nobody", &["named lock"]).await;
+    assert_eq!(get(&mut conn, "SELECT RELEASE_ALL_LOCKS()").await, Some(2));
+    ground.until_pinned("nobody", &[]).await;
+    other.query_drop("DO RELEASE_ALL_LOCKS()").await.unwrap();
+    // A name that only a server knows holds until all are released.
+    assert_eq!(get(&mut conn, "SELECT GET_LOCK(CONCAT('e', 'f'), 5)").await, Some(1));
+    assert_eq!(get(&mut conn, "SELECT RELEASE_LOCK('ef')").await, Some(1));
+    ground.until_pinned("nobody", &["named lock"]).await;
+    conn.query_drop("DO RELEASE_ALL_LOCKS()").await.unwrap();
+    ground.until_pinned("nobody", &[]).await;
+}
+
+async fn temporary_tables_keep_a_connection_until_they_are_dropped(ground: &Ground) {
+    let mut conn = ground.proxy.login().user("nobody", "").connect().await.unwrap();
+    conn.query_drop("CREATE TEMPORARY TABLE mine (n INT)").await.unwrap();
+    conn.query_drop("CREATE TEMPORARY TABLE IF NOT EXISTS mine (n INT)").await.unwrap();
+    conn.query_drop("CREATE TEMPORARY TABLE app.Yours SELECT 1 AS n").await.unwrap();
+    ground.until_pinned("nobody", &["temporary table"]).await;
+    conn.query_drop("INSERT INTO mine VALUES (1)").await.unwrap();
+    conn.query_drop("DROP TEMPORARY TABLE mine").await.unwrap();
+    assert_eq!(conn.query_first::<i64, _>("SELECT n FROM Yours").await.unwrap(), Some(1));
+    ground.until_pinned("nobody", &["temporary table"]).await;
+    conn.query_drop("DROP TABLE Yours").await.unwrap();
+    ground.until_pinned("nobody", &[]).await;
+}
+
+async fn locked_tables_keep_a_connection_until_they_are_unlocked(ground: &Ground) {
+    let mut conn = ground.proxy.login().user("nobody", "").connect().await.unwrap();
+    let mut other = ground.proxy.connect().await;
+    let insert = "INSERT INTO words (word) VALUES ('locked')";
+    for end in ["UNLOCK TABLES", "BEGIN"] {
+        conn.query_drop("LOCK TABLES words READ").await.unwrap();
+        ground.until_pinned("nobody", &["locked tables"]).await;
+        conn.query_drop(end).await.unwrap();
+        ground.until_pinned("nobody", &[]).await;
+        // Nobody holds the lock any more.
+        other.query_drop(insert).await.unwrap();
+    }
+}
