@@ -52,6 +52,7 @@ async fn pins(kind: Server) {
     locks_keep_a_connection_as_long_as_they_are_held(&ground).await;
     temporary_tables_keep_a_connection_until_they_are_dropped(&ground).await;
     locked_tables_keep_a_connection_until_they_are_unlocked(&ground).await;
+    a_variable_names_the_user(&ground).await;
 }
 
 impl Ground {
@@ -258,4 +259,24 @@ async fn locked_tables_keep_a_connection_until_they_are_unlocked(ground: &Ground
         // Nobody holds the lock any more.
         other.query_drop(insert).await.unwrap();
     }
+}
+
+async fn a_variable_names_the_user(ground: &Ground) {
+    let mut conn = ground.proxy.login().user("nobody", "").connect().await.unwrap();
+    let count = "SELECT COUNT(*) FROM photos WHERE user_id = @u";
+    assert_eq!(conn.query_first::<i64, _>(count).await.unwrap(), Some(0), "NULL finds nothing");
+    conn.query_drop(format!("SET @u = {}", ground.user)).await.unwrap();
+    let photos = conn.query_first::<i64, _>(count).await.unwrap();
+    assert!(photos > Some(0));
+    assert_eq!(conn.exec_first::<i64, _, _>(count, ()).await.unwrap(), photos);
+    // Assigned in a query, and as text.
+    conn.query_drop(format!("SELECT @u := '{}'", ground.user)).await.unwrap();
+    assert_eq!(conn.query_first::<i64, _>(count).await.unwrap(), photos);
+    conn.query_drop("INSERT INTO photos (user_id, title) VALUES (@u, 'by variable')").await.unwrap();
+    assert_eq!(conn.query_first::<i64, _>(count).await.unwrap(), photos.map(|photos| photos + 1));
+    conn.query_drop("DELETE FROM photos WHERE user_id = @u AND title = 'by variable'").await.unwrap();
+    assert_eq!(conn.query_first::<i64, _>(count).await.unwrap(), photos);
+    conn.query_drop("SET @u = 1.5").await.unwrap();
+    let refused = conn.query_first::<i64, _>(count).await.unwrap_err().to_string();
+    assert!(refused.contains("USHER-0312"), "{refused}");
 }

@@ -39,6 +39,9 @@ use crate::status::Status;
 /// The longest OK, ERR or LOCAL INFILE packet, in bytes: these are held whole, all others pass as they come.
 pub const HELD_MAX: usize = 1 << 20;
 
+/// Packets that are looked at for the end of a result before it is passed on.
+const AHEAD_MAX: usize = 64;
+
 /// What kind of answer a command has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -559,7 +562,8 @@ impl Relay {
         if rows_end && !self.is_whole(buf, len)? {
             return Ok(Some(Progress::More));
         }
-        let ahead = self.status_ahead(buf).unwrap_or_default();
+        let (ahead, warnings) = self.end_ahead(buf).unwrap_or_default();
+        self.warnings = warnings;
         // A procedure's rows show the flag too, for cursors of its own. An error in this place says that the rows could
         // not be made, before any cursor was there.
         let no_rows = rows_end && ahead.has(Status::CURSOR_EXISTS) || first == ErrPacket::HEADER;
@@ -571,15 +575,15 @@ impl Relay {
         Ok(None)
     }
 
-    /// The status at the end of a result of one row or none, if it has come already. Clients without DEPRECATE_EOF
-    /// learn from the EOF before the rows that these are OUT parameters.
-    fn status_ahead(&self, buf: &[u8]) -> Option<Status> {
+    /// The status and the warnings at the end of a short result, if that has come already. Clients without DEPRECATE_EOF
+    /// learn from the EOF before the rows that these are OUT parameters, and that the optimizer has noted something.
+    fn end_ahead(&self, buf: &[u8]) -> Option<(Status, u16)> {
         let mut rest = buf.get(self.pos..)?;
-        for _ in 0..2 {
+        for _ in 0..AHEAD_MAX {
             let packet = frame(rest)?;
             if is_rows_end(*packet.payload.first()?, packet.payload.len()) {
-                let status = OkPacket::parse(packet.payload).ok()?.status;
-                return Some(status.without(Status::SESSION_STATE_CHANGED));
+                let end = OkPacket::parse(packet.payload).ok()?;
+                return Some((end.status.without(Status::SESSION_STATE_CHANGED), end.warnings));
             }
             rest = rest.get(packet.wire_len()..)?;
         }

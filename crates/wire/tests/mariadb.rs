@@ -370,7 +370,8 @@ fn difference(made: &[&[u8]], told: &[&[u8]]) -> String {
 fn are_both_eof_before_rows(a: &[u8], b: &[u8]) -> bool {
     let hints = Status::NO_INDEX.with(Status::NO_GOOD_INDEX).with(Status::MORE_RESULTS);
     match (EofPacket::parse(a), EofPacket::parse(b)) {
-        (Ok(a), Ok(b)) => a.warnings == b.warnings && a.status.without(hints) == b.status.without(hints),
+        // Of a short answer the relay tells all warnings there, a server only those that the rows have not brought.
+        (Ok(a), Ok(b)) => a.warnings >= b.warnings && a.status.without(hints) == b.status.without(hints),
         _ => false,
     }
 }

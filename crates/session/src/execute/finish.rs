@@ -153,6 +153,10 @@ impl Session {
             (true, _) | (_, true) => -1,
             _ => i64::try_from(outcome.affected_rows).unwrap_or(i64::MAX),
         };
+        if order.plan.kind == PlanKind::Read && !failed && !outcome.had_rows {
+            // INTO variables or a file.
+            self.found_rows = outcome.affected_rows;
+        }
         if outcome.had_rows && !failed && counts_found_rows(order) {
             self.found_rows = outcome.rows + self.passed_over.unwrap_or_default();
             self.found_rows_on = outcome.cursor.filter(|_| !order.plan.uses.calc_found_rows);

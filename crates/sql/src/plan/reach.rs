@@ -304,10 +304,18 @@ fn is_name(kind: TokenKind) -> bool {
     matches!(kind, TokenKind::Word | TokenKind::Quoted | TokenKind::Dotted)
 }
 
+/// Whether a name behind the mark of file names may be a schema that has rules of its own: written plainly it is not, but
+/// `@` stands for characters.
 fn has_file_mark(quoted: &[u8]) -> bool {
-    // Behind the mark alone there is no name: an error that servers word.
-    quoted.len() > FILE_NAME_MARK.len() + 2
-        && quoted.get(1..=FILE_NAME_MARK.len()).is_some_and(|mark| mark.eq_ignore_ascii_case(FILE_NAME_MARK))
+    const WITH_RULES: [&str; 5] = [OWN_SCHEMA, "mysql", "sys", "performance_schema", "information_schema"];
+    let Some((mark, name)) = quoted.get(1..).and_then(|inner| inner.split_at_checked(FILE_NAME_MARK.len()))
+    else {
+        return false;
+    };
+    let name = name.strip_suffix(b"`").unwrap_or(name);
+    let plain = name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let has_rules = WITH_RULES.iter().any(|schema| name.eq_ignore_ascii_case(schema.as_bytes()));
+    mark.eq_ignore_ascii_case(FILE_NAME_MARK) && (!plain || has_rules)
 }
 
 /// Whether the own schema's name is anywhere in these bytes.
@@ -398,6 +406,8 @@ mod tests {
             "DO (SELECT 1 FROM usher.moves)",
             "SELECT * FROM \"usher\".moves",
             "SELECT * FROM `#mysql50#usher`.moves",
+            "SELECT * FROM `#mysql50#@0075sher`.moves",
+            "SELECT * FROM `#mysql50#mysql`.user",
             "SELECT * FROM t WHERE 'usher.moves",
         ] {
             assert!(reach(text).own, "{text}");
@@ -409,6 +419,7 @@ mod tests {
     #[test]
     fn other_things_may_be_called_usher() {
         for text in [
+            "ALTER DATABASE `#mysql50#upgrade-me` UPGRADE DATA DIRECTORY NAME",
             "SELECT usher FROM theatres",
             "SELECT 'usher.moves'",
             "SELECT * FROM usher",
