@@ -53,6 +53,8 @@ async fn pins(kind: Server) {
     temporary_tables_keep_a_connection_until_they_are_dropped(&ground).await;
     locked_tables_keep_a_connection_until_they_are_unlocked(&ground).await;
     a_variable_names_the_user(&ground).await;
+    statements_out_of_time_get_the_servers_error(&ground, kind).await;
+    rows_that_break_off_end_in_an_error(&ground).await;
 }
 
 impl Ground {
@@ -279,4 +281,65 @@ async fn a_variable_names_the_user(ground: &Ground) {
     conn.query_drop("SET @u = 1.5").await.unwrap();
     let refused = conn.query_first::<i64, _>(count).await.unwrap_err().to_string();
     assert!(refused.contains("USHER-0312"), "{refused}");
+}
+
+/// A join of all words with themselves, so often.
+fn crowd(columns: &str, times: usize) -> String {
+    let tables: Vec<String> = (0..times).map(|n| format!("words w{n}")).collect();
+    format!("SELECT {columns} FROM {}", tables.join(", "))
+}
+
+async fn statements_out_of_time_get_the_servers_error(ground: &Ground, kind: Server) {
+    let mut conn = ground.proxy.connect().await;
+    let (setting, code) = match kind {
+        Server::Mariadb => ("SET max_statement_time = 0.2", 1969),
+        Server::Mysql => ("SET max_execution_time = 200", 3024),
+    };
+    conn.query_drop(setting).await.unwrap();
+    let long = crowd("COUNT(*)", 14);
+    for again in 0..2 {
+        let result = conn.query_first::<i64, _>(&long).await;
+        assert_eq!(usher_integration_tests::code(&result), code, "{again}");
+        assert_eq!(conn.query_first::<i64, _>("SELECT 1").await.unwrap(), Some(1), "the session goes on");
+    }
+    let result = conn.exec_first::<i64, _, _>(&long, ()).await;
+    assert_eq!(usher_integration_tests::code(&result), code, "prepared");
+}
+
+/// Rows are on their way when their connection is killed on the server: an ERR packet ends them, not the connection.
+async fn rows_that_break_off_end_in_an_error(ground: &Ground) {
+    let mut server = admin(&ground.bed.endpoints.global.members[0]).await;
+    let mut conn = ground.proxy.login().user("nobody", "").connect().await.unwrap();
+    let long = crowd("REPEAT('mark-broken', 100)", 9);
+    for (transaction, code) in [(false, 1159), (true, 1213)] {
+        if transaction {
+            conn.query_drop("BEGIN").await.unwrap();
+            conn.query_drop("INSERT INTO words (word) VALUES ('lost')").await.unwrap();
+        }
+        let mut rows = conn.query_iter(&long).await.unwrap();
+        for _ in 0..10 {
+            assert!(rows.next().await.unwrap().is_some());
+        }
+        let thread: Option<u64> = server
+            .query_first(
+                "SELECT id FROM information_schema.processlist WHERE info LIKE '%mark-broken%' \
+                 AND info NOT LIKE '%processlist%'",
+            )
+            .await
+            .unwrap();
+        server.query_drop(format!("KILL {}", thread.unwrap())).await.unwrap();
+        let end = loop {
+            match rows.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("all rows came"),
+                Err(error) => break error,
+            }
+        };
+        drop(rows);
+        let mysql_async::Error::Server(error) = &end else { panic!("{end}") };
+        assert_eq!(error.code, code, "{error}");
+        let lost: Option<i64> =
+            conn.query_first("SELECT COUNT(*) FROM words WHERE word = 'lost'").await.unwrap();
+        assert_eq!(lost, Some(0), "the session goes on, and the transaction is rolled back");
+    }
 }

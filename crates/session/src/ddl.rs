@@ -557,6 +557,7 @@ fn partly(stop: &Stop, done: &[String], failed: &str) -> Stop {
         Stop::Pass(payload) => usher_wire::packet::ErrPacket::parse(payload)
             .map_or_else(|e| e.to_string(), |error| error.to_string()),
         Stop::End(end) => end.to_string(),
+        Stop::Told(_) => "its answer broke off".to_owned(),
     };
     Failure::new(ErrorId::PartialCommit)
         .field("done", done.join(","))

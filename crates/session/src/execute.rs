@@ -72,7 +72,7 @@ impl Body<'_> {
                 frame(packets).and_then(|found| found.payload.get(1..)).unwrap_or_default()
             }
             Self::Execute { text, .. } => text,
-            Self::FieldList(_) => &[],
+            Self::FieldList(_) | Self::Simple(_) => &[],
         }
     }
 }

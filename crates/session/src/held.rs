@@ -23,6 +23,9 @@ impl Session {
             return locks;
         }
         let counts = &self.shared.metrics.pinned;
+        if self.obscure {
+            bound.pins.add(counts, Reason::Variable, b"");
+        }
         match plan.kind {
             Kind::LockTables | Kind::UnlockTables | Kind::Handler | Kind::Admin | Kind::Other => {
                 match table_hold(order.body.text(), self.mode) {

@@ -140,6 +140,8 @@ pub(crate) enum Stop {
     Fail(Failure),
     /// The client gets this ERR payload of a server, and the session goes on.
     Pass(Vec<u8>),
+    /// The client was told in the middle of an answer; its next sequence id. The session goes on.
+    Told(u8),
     /// The session ends.
     End(End),
 }
@@ -207,6 +209,8 @@ pub(crate) struct Session {
     pub(crate) owed: Option<Box<Owed>>,
     /// The connection of the statement under way is kept after it as it was before.
     pub(crate) keeps: bool,
+    /// The statement under way is a SET that only the server understands.
+    pub(crate) obscure: bool,
     /// What the SET under way plainly changes.
     pub(crate) edits: Vec<Edit>,
     /// What it sets to values that only the server knows.
@@ -289,6 +293,7 @@ impl Session {
             owed: None,
             failure: None,
             keeps: false,
+            obscure: false,
             edits: Vec::new(),
             unknown_settings: Vec::new(),
             savepoints: Vec::new(),
@@ -481,6 +486,7 @@ impl Session {
                 Answer::new(&mut out, seq, self.client.caps).packet(|out| out.extend_from_slice(&payload));
                 self.send_tail(out).await?;
             }
+            Stop::Told(seq) => return Ok(Answered { failed: true, seq }),
             Stop::End(end) => return Err(end),
         }
         Ok(Answered { failed: true, seq: seq.wrapping_add(1) })

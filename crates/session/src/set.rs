@@ -60,6 +60,9 @@ const UNKNOWN_DATABASE: u16 = 1049;
 /// SET TRANSACTION statements remembered for the next transaction: one each for isolation and access, and to spare.
 const NEXT_TRANSACTION_MAX: usize = 4;
 
+/// Settings and user variables of one session.
+const SETTINGS_MAX: usize = 2048;
+
 impl Session {
     /// USE and COM_INIT_DB. The schema takes effect on the next connection that is used.
     pub(crate) async fn use_schema(&mut self, name: &[u8], turn: Turn) -> Served {
@@ -128,8 +131,13 @@ impl Session {
             Ok(Some(Set::Assignments(assignments))) => assignments,
             Ok(Some(Set::Statement { .. })) => return Err(unsupported("SET STATEMENT .. FOR")),
             Ok(Some(Set::Account)) => return Err(unsupported("SET of accounts and roles through the proxy")),
-            // A server words its own syntax errors.
-            Ok(None) | Err(_) => return self.anywhere(plan, statement.packets, turn).await,
+            // A server words its own syntax errors. What it takes all the same stays where it was said.
+            Ok(None) | Err(_) => {
+                self.obscure = true;
+                let served = self.anywhere(plan, statement.packets, turn).await;
+                self.obscure = false;
+                return served;
+            }
         };
         if is_global(&assignments) {
             return Box::pin(self.set_global(statement, &assignments, turn)).await;
@@ -140,6 +148,9 @@ impl Session {
             return self.set_rest(&rest, turn).await;
         }
         check_allowed(&assignments)?;
+        if self.settings.edit().len() + assignments.len() > SETTINGS_MAX {
+            return Err(unsupported("that many settings and variables in one session"));
+        }
         if usher_sql::depends_on_version(statement.text, self.mode) {
             // Only the server knows whether it sets anything, and tells.
             return self.set_by_server(statement, plan, (&assignments, Vec::new()), turn).await;

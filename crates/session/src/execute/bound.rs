@@ -6,7 +6,7 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
 
 use super::admit::Admitted;
-use super::{Order, Start, lost, may_be_done, said, torn};
+use super::{Order, Start, lost, may_be_done, said};
 use crate::in_flight::InFlight;
 use crate::relay::{Broken, Outcome, Watch};
 use crate::session::{Bound, End, Served, Session, Stop, Transaction, Turn};
@@ -125,15 +125,13 @@ impl Session {
                 Err(self.lost_bound(bound, &fault, unknown).into())
             }
             Err(Broken::Server { fault, seq, .. }) => {
-                let failure = torn(bound.lent.server(), &fault, order);
-                bound.lent.discard();
-                self.end_transaction();
-                match seq {
-                    Some(seq) => {
-                        self.end_rows_with(seq, &failure).await?;
-                        Err(End::Refused(ErrorId::SessionStateLost).into())
-                    }
-                    None => Err(End::Torn.into()),
+                let unknown = may_be_done(order, self.transaction != Transaction::None);
+                let failure = self.lost_bound(bound, &fault, unknown);
+                let Some(seq) = seq else { return Err(End::Torn.into()) };
+                self.end_rows_with(seq, &failure).await?;
+                match failure.id() {
+                    ErrorId::BackendLostInTransaction => Err(Stop::Told(seq.wrapping_add(1))),
+                    id => Err(End::Refused(id).into()),
                 }
             }
             Err(Broken::Client(error)) => {
