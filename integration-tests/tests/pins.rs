@@ -296,14 +296,15 @@ async fn statements_out_of_time_get_the_servers_error(ground: &Ground, kind: Ser
         Server::Mysql => ("SET max_execution_time = 200", 3024),
     };
     conn.query_drop(setting).await.unwrap();
-    let long = crowd("COUNT(*)", 14);
+    let long = crowd("MAX(SHA2(CONCAT(w0.word_id, w5.word_id, w9.word_id), 256))", 14);
     for again in 0..2 {
-        let result = conn.query_first::<i64, _>(&long).await;
-        assert_eq!(usher_integration_tests::code(&result), code, "{again}");
+        let result = conn.query_first::<String, _>(&long).await;
+        // MySQL words it otherwise where it was just counting.
+        assert!([code, 1317].contains(&usher_integration_tests::code(&result)), "{again}: {result:?}");
         assert_eq!(conn.query_first::<i64, _>("SELECT 1").await.unwrap(), Some(1), "the session goes on");
     }
-    let result = conn.exec_first::<i64, _, _>(&long, ()).await;
-    assert_eq!(usher_integration_tests::code(&result), code, "prepared");
+    let result = conn.exec_first::<String, _, _>(&long, ()).await;
+    assert!([code, 1317].contains(&usher_integration_tests::code(&result)), "prepared: {result:?}");
 }
 
 /// Rows are on their way when their connection is killed on the server: an ERR packet ends them, not the connection.

@@ -39,11 +39,7 @@ pub(crate) struct Owed {
 
 impl Owed {
     pub(crate) fn is_nothing(&self) -> bool {
-        !self.id
-            && !self.found_rows
-            && !self.locks
-            && self.variables.is_empty()
-            && self.settings.is_empty()
+        !self.id && !self.found_rows && !self.locks && self.variables.is_empty() && self.settings.is_empty()
     }
 
     /// Whether the next statement cannot even be read before this is asked.

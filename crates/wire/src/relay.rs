@@ -39,6 +39,9 @@ use crate::status::Status;
 /// The longest OK, ERR or LOCAL INFILE packet, in bytes: these are held whole, all others pass as they come.
 pub const HELD_MAX: usize = 1 << 20;
 
+/// Rows and definitions up to so many bytes are passed on whole or not at all.
+const WHOLE_MAX: usize = 64 << 10;
+
 /// Packets that are looked at for the end of a result before it is passed on.
 const AHEAD_MAX: usize = 64;
 
@@ -491,6 +494,12 @@ impl Relay {
         self.skip = end - self.pos;
     }
 
+    /// Whether the rest of the packet at `pos` is waited for: between whole packets the client can still be told of an
+    /// error, if the server is lost.
+    fn comes_whole(&self, buf: &[u8], len: usize) -> bool {
+        len <= WHOLE_MAX && buf.len() < self.pos + HEADER_LEN + len
+    }
+
     /// True if the packet at `pos` is all there. Held packets must be.
     fn is_whole(&self, buf: &[u8], len: usize) -> Result<bool, Error> {
         if len > HELD_MAX {
@@ -539,6 +548,9 @@ impl Relay {
             let Some((len, first)) = self.peek(buf)? else { return Ok(Some(Progress::More)) };
             if first == ErrPacket::HEADER {
                 return self.whole_err(buf, len);
+            }
+            if self.comes_whole(buf, len) {
+                return Ok(Some(Progress::More));
             }
             self.pass_packet(buf, len);
             left -= 1;
@@ -605,6 +617,9 @@ impl Relay {
         let Some((len, first)) = self.peek(buf)? else { return Ok(Some(Progress::More)) };
         if first == ErrPacket::HEADER || is_rows_end(first, len) {
             return self.rows_end(buf, len, first);
+        }
+        if self.comes_whole(buf, len) {
+            return Ok(Some(Progress::More));
         }
         self.pass_packet(buf, len);
         self.rows += 1;

@@ -290,13 +290,15 @@ fn rows_over_16_mib_pass_in_pieces_and_0xfe_does_not_end_them() {
 }
 
 #[test]
-fn partial_rows_are_ready_at_once() {
-    let rows = vec![vec![b'x'; 1000]];
-    let bytes = encode(&[Part::Rows { columns: 1, rows, warnings: 0, schema: None }], true, true);
-    let mut buf = bytes[..200].to_vec();
-    let mut relay = Relay::new(Kind::Query, ClientForm::SAME);
-    assert_eq!(relay.advance(&mut buf), Ok(Progress::More));
-    assert_eq!(relay.ready(), 200);
+fn long_rows_are_ready_in_pieces_and_short_ones_whole() {
+    for (len, ready) in [(100_000, 200), (1_000, 32)] {
+        let rows = vec![vec![b'x'; len]];
+        let bytes = encode(&[Part::Rows { columns: 1, rows, warnings: 0, schema: None }], true, true);
+        let mut buf = bytes[..200].to_vec();
+        let mut relay = Relay::new(Kind::Query, ClientForm::SAME);
+        assert_eq!(relay.advance(&mut buf), Ok(Progress::More));
+        assert_eq!((relay.ready(), relay.is_between_packets()), (ready, len == 1_000));
+    }
 }
 
 #[test]
