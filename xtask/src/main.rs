@@ -9,6 +9,7 @@ mod fuzz;
 mod instructions;
 mod leftovers;
 mod playground;
+mod sessions;
 mod shell;
 mod suites;
 mod table;
@@ -42,6 +43,8 @@ enum Command {
     Suites(suites::Options),
     /// Fuzz both sides of the wire, statements and their plans
     Fuzz(fuzz::Options),
+    /// Hundreds of sessions over few connections against one server, answer by answer
+    Sessions(sessions::Options),
     /// Count the instructions of a statement's way and compare them with docs/instructions.txt
     Instructions(instructions::Options),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Connections(options) => bench::run_connections(&options),
         Command::Suites(options) => suites::run_all(&options),
         Command::Fuzz(options) => fuzz::run_all(&options),
+        Command::Sessions(options) => sessions::run_all(&options),
         Command::Instructions(options) => instructions::run(&options),
     };
     match outcome {

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use usher_config::Limits;
 use usher_topology::{Server, ServerId, Topology};
@@ -71,6 +72,8 @@ impl Pools {
             idle: Mutex::new(Vec::new()),
             cuts: Mutex::default(),
             permits: Semaphore::new(self.limits.backends_per_server_max),
+            waiting: AtomicUsize::new(0),
+            wanted: Notify::new(),
             era: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
             limits: self.limits.clone(),
@@ -164,6 +167,9 @@ pub struct Pool {
     /// Of the connections opened and not cut, some of them gone by now.
     cuts: Mutex<Vec<Weak<Cut>>>,
     permits: Semaphore,
+    /// How many wait for a connection, and a call to those who could do without theirs.
+    waiting: AtomicUsize,
+    wanted: Notify,
     era: AtomicU64,
     renewals: AtomicU64,
     limits: Limits,
@@ -232,6 +238,7 @@ impl Pool {
             return Ok(());
         }
         self.metrics.waits.inc();
+        let _waiting = Waiting::new(self);
         let waited_ms = self.limits.checkout_wait_ms;
         match timeout(Duration::from_millis(waited_ms), self.permits.acquire()).await {
             Ok(Ok(permit)) => {
@@ -368,6 +375,23 @@ impl Pool {
     }
 }
 
+/// One who waits for a connection.
+struct Waiting<'p>(&'p Pool);
+
+impl<'p> Waiting<'p> {
+    fn new(pool: &'p Pool) -> Self {
+        pool.waiting.fetch_add(1, Ordering::SeqCst);
+        pool.wanted.notify_waiters();
+        Self(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A connection on loan. Dropped, it goes back to its pool if it is at rest, else it is closed.
 #[derive(Debug)]
 pub struct Lent {
@@ -400,6 +424,16 @@ impl Lent {
         }
         let pool = Arc::clone(&self.pool);
         Box::pin(pool.bring_to(self, settings)).await
+    }
+
+    /// Completes once somebody waits for a connection to this server.
+    pub async fn wanted(&self) {
+        let mut wanted = pin!(self.pool.wanted.notified());
+        // From here on no call is missed.
+        wanted.as_mut().enable();
+        if self.pool.waiting.load(Ordering::SeqCst) == 0 {
+            wanted.await;
+        }
     }
 
     /// Whether this proxy has been shut out since the connection was opened.

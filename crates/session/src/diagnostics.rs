@@ -1,5 +1,8 @@
 //! What became of the statement before: warnings, errors, numbers of rows.
 
+use std::ops::Range;
+
+use usher_backend::{Fault, Lent};
 use usher_sql::{Kind, Plan, ShowKind};
 use usher_topology::ShardId;
 use usher_wire::collation;
@@ -12,6 +15,11 @@ use crate::session::{Served, Session, Turn};
 
 /// A statement that leaves nothing to tell. MariaDB forgets warnings only where a table is named.
 const CLEAR: &str = "SELECT 1 FROM (SELECT 1) AS t LIMIT 0";
+/// Expressions that leave one warning, or end with an error.
+const ONE_WARNING: &str = "CAST('x' AS SIGNED)";
+const ONE_ERROR: &str = "EXP(9999)";
+/// More warnings than these are not taken off their connection.
+const CONDITIONS_MAX: usize = 1000;
 /// Characters of a message that SIGNAL takes.
 const SIGNAL_MESSAGE_MAX: usize = 128;
 
@@ -29,14 +37,23 @@ impl Session {
         plan: &Plan,
         turn: Turn,
     ) -> Served {
+        if self.failure.is_none()
+            && let Some(told) = self.told.take()
+        {
+            let served = self.ask_told(&told, statement, plan, turn).await;
+            self.told = Some(told);
+            return served;
+        }
         if self.failure.is_none() && self.kept.is_some() {
             return self.ask_kept(statement, plan, turn).await;
         }
         let place = match (&self.failure, self.ran_on) {
             (None, Some(shard)) => Place { shard, from_writer: true },
             (None, None) => self.any_place(),
-            (Some(_), _) if is_simple_show(statement, plan) => return self.show_failure(turn).await,
-            (Some(_), _) => self.any_place(),
+            (Some(_), _) => match shown_range(statement, plan) {
+                Some(range) => return self.show_failure(range, turn).await,
+                None => self.any_place(),
+            },
         };
         if self.failure.is_some() || self.ran_on.is_none() {
             let upper = statement.text.to_ascii_uppercase();
@@ -66,12 +83,60 @@ impl Session {
         served
     }
 
+    /// Takes what there is to be told of the statement before off its connection, which somebody else waits for.
+    #[cold]
+    pub(crate) async fn remember_diagnostics(&mut self) {
+        if self.owed.as_ref().is_some_and(|owed| owed.found_rows) {
+            // Either question spoils the answer to the other.
+            return;
+        }
+        if let Some(kept) = self.kept.as_mut().filter(|_| self.failure.is_none()) {
+            match Told::of(&mut kept.lent).await {
+                Ok(Some(told)) => self.told = Some(Box::new(told)),
+                // It goes on being kept.
+                Ok(None) => return,
+                Err(fault) => {
+                    tracing::debug!(server = %kept.lent.server().name, %fault, "lost with what there was to be told");
+                    kept.lent.discard();
+                }
+            }
+        }
+        if self.kept.as_ref().is_some_and(|kept| !kept.lent.is_discarded()) {
+            self.settle_debts().await;
+        }
+        self.owed = None;
+        self.let_go_of_kept();
+    }
+
+    /// As [`Session::ask_of_the_one_before`], where that has been taken off its connection.
+    async fn ask_told(&mut self, told: &Told, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        if let Some(range) = shown_range(statement, plan) {
+            let errors = plan.kind == Kind::Show(ShowKind::Errors);
+            let rows = told.conditions.iter().filter(|condition| !errors || condition.is_error());
+            let rows: Vec<&Condition> = rows.skip(range.start).take(range.len()).collect();
+            return self.show_conditions(&rows, turn).await;
+        }
+        if let Some((name, count)) = told.shown_count(statement, plan) {
+            return self.answer_number(Column::unsigned(name), count, turn).await;
+        }
+        let Some(same) = told.same_again(statement.text, plan) else {
+            return Err(unsupported(
+                "this question about a statement that was some time ago; SHOW WARNINGS tells all",
+            ));
+        };
+        self.prelude = Some(same.into());
+        let body = Body::Text(statement.packets);
+        let order =
+            Order { plan, place: self.any_place(), key: None, body, insert_id: None, writer_hint: true };
+        let served = self.run_aside(order, turn).await;
+        self.prelude = None;
+        served
+    }
+
     /// A statement that leaves a connection with what this session has to tell: an error, or nothing.
     fn same_diagnostics(&self) -> String {
         let Some((code, message)) = self.failure.as_deref() else { return CLEAR.to_owned() };
-        let message: String = message.chars().take(SIGNAL_MESSAGE_MAX).collect();
-        let message = message.replace('\\', "/").replace('\'', "''");
-        format!("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = '{message}'")
+        signal("HY000", &code.to_string(), message)
     }
 
     /// Of the texts in answers.
@@ -94,10 +159,20 @@ impl Session {
     }
 
     /// SHOW WARNINGS and SHOW ERRORS after an error that the session itself has told.
-    async fn show_failure(&mut self, turn: Turn) -> Served {
+    async fn show_failure(&mut self, range: Range<usize>, turn: Turn) -> Served {
         let Some((code, message)) = self.failure.as_deref().cloned() else {
             return Err(unsupported("diagnostics of no statement"));
         };
+        let condition = Condition {
+            level: b"Error".to_vec(),
+            code: code.to_string().into_bytes(),
+            message: message.into_bytes(),
+        };
+        let all = [&condition];
+        self.show_conditions(if range.contains(&0) { &all } else { &[] }, turn).await
+    }
+
+    async fn show_conditions(&mut self, conditions: &[&Condition], turn: Turn) -> Served {
         let collation = self.results_collation();
         // No fixed number of them, as each kind of server says it.
         let decimals = if self.shared.server_version.contains("MariaDB") { 39 } else { 31 };
@@ -119,23 +194,130 @@ impl Session {
         self.row_count = -1;
         self.answer(turn, |answer, status| {
             let mut table = answer.rows(Format::Text, &columns, status)?;
-            let code = code.to_string();
-            table.row(&[
-                Value::from("Error"),
-                Value::Bytes(code.as_bytes()),
-                Value::Bytes(message.as_bytes()),
-            ])?;
+            for condition in conditions {
+                table.row(&[
+                    Value::Bytes(&condition.level),
+                    Value::Bytes(&condition.code),
+                    Value::Bytes(&condition.message),
+                ])?;
+            }
             Ok(table.end(status, 0).seq())
         })
         .await
     }
 }
 
-/// SHOW WARNINGS or SHOW ERRORS and no more: no count, no LIMIT.
-fn is_simple_show(statement: Text<'_>, plan: &Plan) -> bool {
-    let words = statement.text.split(|byte| byte.is_ascii_whitespace() || *byte == b';');
-    matches!(plan.kind, Kind::Show(ShowKind::Warnings | ShowKind::Errors))
-        && words.filter(|word| !word.is_empty()).count() == 2
+/// Which rows of SHOW WARNINGS or SHOW ERRORS are asked for; `None` if something else is.
+fn shown_range(statement: Text<'_>, plan: &Plan) -> Option<Range<usize>> {
+    if !matches!(plan.kind, Kind::Show(ShowKind::Warnings | ShowKind::Errors)) {
+        return None;
+    }
+    let text = std::str::from_utf8(statement.text).ok()?.to_ascii_uppercase();
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_ascii_whitespace() || c == ',' || c == ';')
+        .filter(|w| !w.is_empty())
+        .collect();
+    let number = |word: &str| word.parse::<usize>().ok();
+    match words.get(2..)? {
+        [] => Some(0..usize::MAX),
+        ["LIMIT", count] => Some(0..number(count)?),
+        ["LIMIT", from, count] | ["LIMIT", count, "OFFSET", from] => {
+            let from = number(from)?;
+            Some(from..from.saturating_add(number(count)?))
+        }
+        _ => None,
+    }
+}
+
+/// A statement that leaves this one condition behind.
+fn signal(state: &str, code: &str, message: &str) -> String {
+    let message: String = message.chars().take(SIGNAL_MESSAGE_MAX).collect();
+    let message = message.replace('\\', "/").replace('\'', "''");
+    format!("SIGNAL SQLSTATE '{state}' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = '{message}'")
+}
+
+/// A row of SHOW WARNINGS, in the character set of the session's results.
+#[derive(Debug)]
+pub(crate) struct Condition {
+    level: Vec<u8>,
+    code: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl Condition {
+    fn is_error(&self) -> bool {
+        self.level == b"Error"
+    }
+}
+
+/// What there is to be told of a statement, off the connection that it ran on.
+#[derive(Debug)]
+pub(crate) struct Told {
+    conditions: Vec<Condition>,
+    /// How many there were; servers keep `max_error_count` of them.
+    count: usize,
+}
+
+impl Told {
+    /// Asks for it, which does not clear it; `None` if it is too much to be remembered.
+    async fn of(lent: &mut Lent) -> Result<Option<Self>, Fault> {
+        let reply = lent.query(b"SHOW COUNT(*) WARNINGS").await?;
+        let count = reply.cell().and_then(|cell| cell.parse().ok()).unwrap_or(0);
+        if count > CONDITIONS_MAX {
+            return Ok(None);
+        }
+        let reply = lent.query(b"SHOW WARNINGS").await?;
+        let conditions = reply.rows.into_iter().map(|row| {
+            let mut cells = row.into_iter().map(Option::unwrap_or_default);
+            let mut cell = || cells.next().unwrap_or_default();
+            Condition { level: cell(), code: cell(), message: cell() }
+        });
+        Ok(Some(Self { conditions: conditions.collect(), count }))
+    }
+
+    /// The answer to SHOW COUNT(*) WARNINGS or ERRORS, and what it is called.
+    fn shown_count(&self, statement: Text<'_>, plan: &Plan) -> Option<(&'static str, i64)> {
+        let words = statement.text.split(|byte| byte.is_ascii_whitespace() || *byte == b';');
+        let mut words = words.filter(|word| !word.is_empty()).skip(1);
+        let counts = words.next()?.eq_ignore_ascii_case(b"COUNT(*)");
+        if !counts || words.count() != 1 {
+            return None;
+        }
+        let errors = self.conditions.iter().filter(|condition| condition.is_error()).count();
+        let (name, count) = match plan.kind {
+            Kind::Show(ShowKind::Warnings) => ("@@session.warning_count", self.count),
+            Kind::Show(ShowKind::Errors) => ("@@session.error_count", errors),
+            _ => return None,
+        };
+        Some((name, i64::try_from(count).ok()?))
+    }
+
+    /// A statement that leaves a connection with the same, as far as it is asked for; `None` if there is none.
+    fn same_again(&self, text: &[u8], plan: &Plan) -> Option<String> {
+        let upper = text.to_ascii_uppercase();
+        let says = |what: &[u8]| upper.windows(what.len()).any(|word| word == what);
+        let details = plan.kind == Kind::GetDiagnostics && (says(b"CONDITION") || says(b"EXCEPTION"));
+        match &self.conditions[..] {
+            [only] if self.count == 1 => {
+                let (code, message) =
+                    (std::str::from_utf8(&only.code).ok()?, String::from_utf8_lossy(&only.message));
+                let fits = !details || message.chars().count() <= SIGNAL_MESSAGE_MAX;
+                fits.then(|| signal(if only.is_error() { "HY000" } else { "01000" }, code, &message))
+            }
+            several if !details => {
+                let errors = several.iter().filter(|condition| condition.is_error()).count();
+                let mut made = vec![ONE_WARNING; self.count.checked_sub(errors)?];
+                match errors {
+                    0 if made.is_empty() => return Some(CLEAR.to_owned()),
+                    0 => {}
+                    1 => made.push(ONE_ERROR),
+                    _ => return None,
+                }
+                Some(format!("DO {}", made.join(", ")))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Where the statement before ran and has left what may be asked for, if its connection is still held.

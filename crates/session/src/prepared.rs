@@ -86,7 +86,7 @@ impl Session {
         if self.owed.is_some() {
             self.settle_debts().await;
         }
-        (self.failure, self.ran_on) = (None, None);
+        (self.failure, self.told, self.ran_on) = (None, None, None);
         self.let_go_of_kept();
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
@@ -232,7 +232,7 @@ impl Session {
         if self.owed.is_some() {
             self.settle_debts().await;
         }
-        self.failure = None;
+        (self.failure, self.told) = (None, None);
         self.ran_on = None;
         if prepared.catalog != self.shared.catalog.load().version() {
             self.plan_again(prepared)?;

@@ -113,7 +113,7 @@ impl Session {
             self.settle_debts().await;
         }
         if !asks_of_the_one_before(&plan) {
-            self.ran_on = None;
+            (self.ran_on, self.told) = (None, None);
         }
         self.account.may(&plan, &self.shared.schemas)?;
         if plan.creating.is_some() {

@@ -24,7 +24,7 @@ use usher_wire::status::Status;
 use crate::account::{Account, Seat};
 use crate::channel::Channel;
 use crate::cursor::Cursor;
-use crate::diagnostics::RanOn;
+use crate::diagnostics::{RanOn, Told};
 use crate::execute::said;
 use crate::gate::Pass;
 use crate::in_flight::Slot;
@@ -205,6 +205,8 @@ pub(crate) struct Session {
     pub(crate) opened: Option<Cursor>,
     /// The connection of the last statement, kept while its warnings may be asked for.
     pub(crate) kept: Option<Bound>,
+    /// What there was to be told of the statement before when its connection was wanted by somebody else.
+    pub(crate) told: Option<Box<Told>>,
     /// What has to be asked of the statement before, before the next one.
     pub(crate) owed: Option<Box<Owed>>,
     /// The connection of the statement under way is kept after it as it was before.
@@ -290,6 +292,7 @@ impl Session {
             cursors: Vec::new(),
             opened: None,
             kept: None,
+            told: None,
             owed: None,
             failure: None,
             keeps: false,
@@ -345,12 +348,15 @@ impl Session {
             return Err(End::Refused(ErrorId::Killed));
         }
         patience.idle_max = self.idle_max();
-        let stream = &mut self.client.channel;
         if buf.is_empty() {
-            stream.expect_command();
+            self.client.channel.expect_command();
         }
         while buf.is_empty() {
             buffers::give_back(std::mem::take(buf));
+            if self.is_kept_wanted(patience).await? {
+                self.remember_diagnostics().await;
+            }
+            let stream = &mut self.client.channel;
             patience.wait_for(stream.readable(), self.last_active).await?;
             *buf = buffers::take();
             match stream.read_arrived(buf).await {
@@ -360,10 +366,23 @@ impl Session {
                 read => return Ok(read.map(drop)?),
             }
         }
-        match patience.wait_for(stream.read(buf), self.last_active).await? {
+        match patience.wait_for(self.client.channel.read(buf), self.last_active).await? {
             0 => Err(End::Gone),
             _ => Ok(()),
         }
+    }
+
+    /// Waits for bytes of the client as long as nobody else waits for the connection that is kept for its questions.
+    async fn is_kept_wanted(&self, patience: &mut Patience) -> Result<bool, End> {
+        let Some(kept) = &self.kept else { return Ok(false) };
+        let either = async {
+            tokio::select! {
+                biased;
+                ready = self.client.channel.readable() => ready.map(|()| false),
+                () = kept.lent.wanted() => Ok(true),
+            }
+        };
+        patience.wait_for(either, self.last_active).await
     }
 
     /// The longest it may be idle: what the client has set itself, if that is less.
@@ -560,7 +579,9 @@ impl Session {
     /// Back to the state after login: what COM_RESET_CONNECTION does on a server.
     fn reset(&mut self) {
         let mut settings = self.settings.edit();
-        settings.unset_all().names(&self.names_at_login);
+        // MariaDB goes back to the character set of the login, MySQL to its own.
+        let is_mariadb = self.shared.server_version.contains("MariaDB");
+        settings.unset_all().names(if is_mariadb { &self.names_at_login } else { "utf8mb4" });
         self.settings = settings.build();
         self.mode = Mode::default();
         self.autocommit = true;
@@ -571,14 +592,14 @@ impl Session {
         self.row_count = 0;
         self.found_rows = 0;
         self.found_rows_on = None;
-        self.failure = None;
+        (self.failure, self.told) = (None, None);
     }
 
     /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
     pub(crate) fn abandon(&mut self) {
+        self.let_go_of_kept();
         self.owed = None;
         self.next_transaction.clear();
-        self.let_go_of_kept();
         for mut bound in self.bound.drain(..).chain(self.cursors.drain(..)) {
             bound.lent.dirty = true;
         }
@@ -607,8 +628,12 @@ impl Session {
             && bound.lent.status.has(Status::IN_TRANS)
     }
 
-    /// Nobody can ask of the statement before any more.
+    /// Nobody can ask of the statement before any more. What its connection has of ids and variables, and was not asked
+    /// for yet, must not become the next session's.
     pub(crate) fn let_go_of_kept(&mut self) {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| !kept.lent.is_discarded()) {
+            kept.lent.dirty |= self.owed.as_ref().is_some_and(|owed| owed.shard == kept.shard);
+        }
         if let Some(kept) = self.kept.take_if(|kept| !kept.pins.is_empty()) {
             self.cursors.push(kept);
         }

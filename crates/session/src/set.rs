@@ -91,6 +91,8 @@ impl Session {
                 Err(error) => return Err(checkout_failure(&error).into()),
             }
         } else {
+            // Whoever waits for a connection keeps none.
+            self.let_go_of_kept();
             let place = self.any_place();
             match self.try_settings_on(place.shard, &wanted).await {
                 Err(Stop::Pass(payload)) if !place.shard.is_global() && is_unknown_database(&payload) => {
