@@ -98,10 +98,36 @@ impl Proxy {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Asks it to end, and waits.
-    pub async fn stop(mut self) {
+    /// Starts another process with the same configuration, which takes over; returns once it accepts clients.
+    pub async fn succeed(&self, nth: u8) -> Self {
+        let log = self.log.with_extension(format!("{nth}.log"));
+        let child = spawn(&self.config_file, &log);
+        let mut started = Self { child, config_file: self.config_file.clone(), log, login: self.login() };
+        let start = Instant::now();
+        while !self.log().contains("a successor has taken over") {
+            if let Some(status) = started.child.try_wait().unwrap() {
+                panic!("the successor ended with {status}:\n{}", started.log());
+            }
+            assert!(start.elapsed() < READY, "it does not take over:\n{}", started.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        started
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
         let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        tokio::time::timeout(READY, self.child.wait()).await.unwrap().unwrap().code()
+    }
+
+    /// Asks it to end, and waits.
+    pub async fn stop(mut self) {
+        self.terminate();
         tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.unwrap().unwrap();
     }
 }

@@ -2,12 +2,14 @@
 //! and those who run moves and flips. Nothing but `/healthz` and the dashboard's empty page is served without the
 //! token, unless the configuration opens `/metrics`.
 
+pub mod accounts;
 mod answer;
 mod auth;
 pub mod console;
 mod listen;
 mod moves;
 mod pages;
+mod sessions;
 mod shards;
 mod views;
 
@@ -28,6 +30,7 @@ use usher_topology::{Health, ServerId};
 
 pub use answer::Problem;
 pub use listen::{BindError, Served, bind};
+pub use sessions::Sessions;
 
 /// The largest body of a request, in bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -55,6 +58,8 @@ pub struct Admin {
     pub serving: Serving,
     /// Health of servers for the topology's view.
     pub sight: Sight,
+    /// Clients' sessions.
+    pub sessions: Sessions,
     /// Who acts, as history rows name it: `px1`, `controller1`.
     pub name: String,
 }
@@ -71,6 +76,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/topology", get(shards::topology))
         .route("/v1/proxies", get(shards::proxies))
         .route("/v1/history", get(shards::history))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/{id}/kill", post(sessions::kill))
+        .route("/v1/sessions/here", post(sessions::here))
+        .route("/v1/sessions/here/kill", post(sessions::kill_here))
         .route("/v1/users/{key}", get(shards::user))
         .route("/v1/shards/{name}/writer", post(shards::set_writer))
         .route("/v1/shards/{name}/flip", post(shards::flip))

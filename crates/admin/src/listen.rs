@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,7 +45,23 @@ pub async fn bind(address: SocketAddr) -> Result<Served, BindError> {
     Ok(Served { listener, address })
 }
 
+impl AsFd for Served {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
 impl Served {
+    /// A socket that somebody else has bound. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn inherit(bound: std::net::TcpListener) -> std::io::Result<Self> {
+        bound.set_nonblocking(true)?;
+        let address = bound.local_addr()?;
+        Ok(Self { listener: TcpListener::from_std(bound)?, address })
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

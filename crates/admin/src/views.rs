@@ -48,6 +48,7 @@ fn server(server: &Server, shard: &Shard, sight: &Sight) -> Value {
 pub(crate) fn proxy(row: &ProxyRow) -> Value {
     json!({
         "id": row.proxy_id,
+        "number": row.number,
         "account": row.account,
         "http_address": row.http_address,
         "revoked": row.revoked,

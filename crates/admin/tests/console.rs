@@ -48,7 +48,8 @@ async fn bench(token: &str) -> Bench {
         balancers: Default::default(),
         key: Arc::new(ServerKey::generate(512).unwrap()),
         server_version: "10.11.0".into(),
-        number: 1,
+        proxy_id: "px1".into(),
+        token: token.into(),
         metrics: SessionMetrics::default(),
         backend_metrics: BackendMetrics::default(),
     };

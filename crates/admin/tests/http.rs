@@ -11,11 +11,12 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use usher_admin::{Admin, bind};
+use usher_admin::{Admin, Sessions, bind};
 use usher_config::{BackendTls, Endpoint, GlobalMaster, Http, Limits};
 use usher_directory::{Directory, Global, Metrics};
 use usher_failover::Flips;
 use usher_mover::Mover;
+use usher_session::Peers;
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -42,7 +43,9 @@ async fn api(token: Option<&str>, metrics_open: bool) -> Api {
     let serving = Arc::new(AtomicBool::new(true));
     let directory =
         Directory::new(global.clone(), &Default::default(), &Limits::default(), Metrics::default());
+    let peers = Arc::new(Peers::new(global.clone(), token.unwrap_or_default(), None, 1_000));
     let admin = Admin {
+        sessions: Sessions { own: None, peers },
         mover: Mover::new(directory, Limits::default(), "test"),
         flips: Flips::new(global.clone(), Limits::default()),
         global,

@@ -13,7 +13,7 @@ mod tls;
 
 pub use conn::{Conn, Reply, gtid_of};
 pub use error::{BackendError, Fault};
-pub use metrics::BackendMetrics;
+pub use metrics::{BackendMetrics, WaitTimes};
 pub use monitor::{HealthMap, Monitor};
 pub use pool::{Account, Cutter, Lent, Pool, Pools};
 pub use settings::{

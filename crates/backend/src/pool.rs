@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -240,6 +240,8 @@ impl Pool {
         self.metrics.waits.inc();
         let _waiting = Waiting::new(self);
         let waited_ms = self.limits.checkout_wait_ms;
+        // Those who wait are served in the order in which they came.
+        let _waits = Waits::begin(&self.metrics);
         match timeout(Duration::from_millis(waited_ms), self.permits.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
@@ -372,6 +374,26 @@ impl Pool {
 
     fn name(&self) -> String {
         format!("{} ({})", self.server.name, self.server.address())
+    }
+}
+
+/// Somebody waits, till this is dropped.
+struct Waits<'m> {
+    metrics: &'m BackendMetrics,
+    since: Instant,
+}
+
+impl<'m> Waits<'m> {
+    fn begin(metrics: &'m BackendMetrics) -> Self {
+        metrics.waiting.inc();
+        Self { metrics, since: Instant::now() }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.metrics.waiting.dec();
+        self.metrics.wait_seconds.0.observe(self.since.elapsed().as_secs_f64());
     }
 }
 

@@ -12,5 +12,5 @@ pub use load::{ConfigError, load, parse};
 pub use network::Network;
 pub use tree::{
     Admin, BackendTls, Compression, Config, Controller, Endpoint, GlobalMaster, Http, Memcached, Proxy,
-    Require, TlsMode, User,
+    Require, Successor, TlsMode, User,
 };

@@ -102,6 +102,11 @@ pub struct Limits {
     pub id_block_max: u64,
     /// The longest running clients are waited for when a proxy stops.
     pub stop_ms: u64,
+    /// The longest another proxy is waited for when sessions are listed or ended.
+    pub peer_ms: u64,
+    /// The longest a client may idle in a transaction that holds a connection to a server, in seconds, before the
+    /// transaction is rolled back and the client's connection is closed; 0 means no limit.
+    pub idle_in_transaction_s: u64,
 }
 
 impl Default for Limits {
@@ -153,6 +158,8 @@ impl Default for Limits {
             id_block_min: 100,
             id_block_max: 10_000,
             stop_ms: 5_000,
+            peer_ms: 1_000,
+            idle_in_transaction_s: 0,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use toml::Table;
 
-use crate::{Config, Require, TlsMode, env};
+use crate::{Config, Proxy, Require, Successor, TlsMode, env};
 
 /// Why a configuration is refused. Each names the file or the setting and what is wrong with it.
 #[derive(Debug, Error)]
@@ -97,6 +97,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         if proxy.id.is_empty() || proxy.id.len() > 64 {
             return wrong("proxy.id", "1 to 64 characters are needed");
         }
+        if let Some(successor) = &proxy.successor {
+            check_successor(proxy, successor)?;
+        }
         if proxy.tls_cert.is_some() != proxy.tls_key.is_some() {
             return wrong("proxy.tls_cert", "tls_cert and tls_key go together");
         }
@@ -114,6 +117,28 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     check_limits(config)
 }
 
+fn check_successor(proxy: &Proxy, successor: &Successor) -> Result<(), ConfigError> {
+    let wrong = |setting: &str, reason: &str| {
+        Err(ConfigError::Value { setting: format!("proxy.successor.{setting}"), reason: reason.to_owned() })
+    };
+    if successor.id.is_empty() || successor.id.len() > 64 {
+        return wrong("id", "1 to 64 characters are needed");
+    }
+    if successor.id == proxy.id {
+        return wrong("id", "has to be another one than proxy.id");
+    }
+    if successor.backend_user == proxy.backend_user {
+        return wrong(
+            "backend_user",
+            "has to be another account than proxy.backend_user: each is revoked alone",
+        );
+    }
+    if successor.number > 0 && successor.number == proxy.number {
+        return wrong("number", "has to be another one than proxy.number");
+    }
+    Ok(())
+}
+
 fn check_users(config: &Config) -> Result<(), ConfigError> {
     let mut names = HashSet::new();
     for user in &config.users {
@@ -121,12 +146,6 @@ fn check_users(config: &Config) -> Result<(), ConfigError> {
             |reason: String| Err(ConfigError::Value { setting: format!("users ({:?})", user.name), reason });
         if !names.insert(user.name.as_str()) {
             return wrong("the name stands twice".to_owned());
-        }
-        if !matches!(user.plugin.as_str(), "caching_sha2_password" | "mysql_native_password") {
-            return wrong(format!(
-                "plugin {:?} is not known; caching_sha2_password or mysql_native_password",
-                user.plugin
-            ));
         }
         if let Some(proxy) = &config.proxy {
             let lacking = match user.require {
@@ -138,28 +157,14 @@ fn check_users(config: &Config) -> Result<(), ConfigError> {
                 return wrong(format!("nobody could log in: require needs {setting}"));
             }
         }
-        if user.admin && !user.has_all_schemas() {
-            return wrong("admin is for users of all schemas: leave schemas empty".to_owned());
-        }
-        if user.schemas.iter().any(|schema| schema.eq_ignore_ascii_case("usher")) {
-            return wrong("the schema usher is nobody's but usher's own".to_owned());
-        }
-        if user.password.is_some() && (user.sha256_hash.is_some() || user.native_hash.is_some()) {
-            return wrong("give either the password or its hashes".to_owned());
-        }
-        let hashes = [("sha256_hash", &user.sha256_hash, 64), ("native_hash", &user.native_hash, 40)];
-        for (name, hash, digits) in hashes {
-            if hash.as_ref().is_some_and(|h| h.len() != digits || !h.bytes().all(|b| b.is_ascii_hexdigit())) {
-                return wrong(format!("{name} must be {digits} hexadecimal digits"));
-            }
-        }
+        user.check().or_else(wrong)?;
     }
     Ok(())
 }
 
 fn check_limits(config: &Config) -> Result<(), ConfigError> {
     let limits = &config.limits;
-    let positive: [(&str, u64); 18] = [
+    let positive: [(&str, u64); 19] = [
         ("logins_max", limits.logins_max as u64),
         ("tls_handshakes_max", limits.tls_handshakes_max as u64),
         ("sources_max", limits.sources_max as u64),
@@ -178,6 +183,7 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("batch_bytes_max", limits.batch_bytes_max as u64),
         ("directory_lookups_max", limits.directory_lookups_max as u64),
         ("id_block_min", limits.id_block_min),
+        ("peer_ms", limits.peer_ms),
     ];
     for (name, value) in positive {
         if value == 0 {
@@ -263,6 +269,7 @@ port = 3306
             ("[[users]]\nname = \"a\"\nsha256_hash = \"xyz\"", "64 hexadecimal"),
             ("[[users]]\nname = \"a\"\nadmin = true\nschemas = [\"app\"]", "all schemas"),
             ("[[users]]\nname = \"a\"\nschemas = [\"app\", \"usher\"]", "usher's own"),
+            ("[[users]]\nname = \"a\"\nadmin = true\nread_only = true", "exclude each other"),
             ("[limits]\nid_block_max = 1", "id_block_max"),
         ];
         for (extra, expected) in cases {

@@ -84,6 +84,9 @@ pub struct Proxy {
     /// Where the HTTP API, the metrics and the dashboard are served.
     #[serde(default)]
     pub http_listen: Option<SocketAddr>,
+    /// Host and port by which other proxies reach the HTTP API, to list and end sessions; unset takes `http_listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_advertise: Option<String>,
     /// Where the admin console listens, MySQL protocol.
     #[serde(default)]
     pub admin_listen: Option<SocketAddr>,
@@ -93,7 +96,7 @@ pub struct Proxy {
     /// The version told to clients; unset tells that of the global master.
     #[serde(default)]
     pub server_version: Option<String>,
-    /// Distinguishes the connection ids of proxies: 0 to 255.
+    /// What the connection ids of this proxy begin with, 1 to 255, no other proxy's; 0 or unset takes one that is free.
     #[serde(default)]
     pub number: u8,
     /// Authorities that sign the certificates of clients, PEM; without it clients are asked for none.
@@ -109,6 +112,28 @@ pub struct Proxy {
     /// Whether connections from these networks must begin with such a header; else they may.
     #[serde(default)]
     pub proxy_protocol_required: bool,
+    /// Folder of the socket over which a process that is started beside this one takes over its listening sockets; unset
+    /// leaves that off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_dir: Option<PathBuf>,
+    /// The identity of a process that takes over; the two alternate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Successor>,
+}
+
+/// The `[proxy.successor]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Successor {
+    /// Another name than `proxy.id`.
+    pub id: String,
+    /// Another account on every server: both processes work for a while, and each can be revoked alone.
+    pub backend_user: String,
+    /// Its password.
+    pub backend_password: String,
+    /// As `proxy.number`.
+    #[serde(default)]
+    pub number: u8,
 }
 
 /// What clients may compress with.
@@ -216,9 +241,16 @@ pub struct User {
     /// `proxy.tls_client_ca` has signed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub require: Require,
+    /// Whether the user may only read: what changes rows, tables or anything else on a server, and reads that lock, are
+    /// refused.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub read_only: bool,
     /// Connections the user may have at once through one proxy; 0 means no limit but that of all users together.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub connections_max: usize,
+    /// Statements a second that the user may send through one proxy, all its connections together; 0 means no limit.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub statements_per_s_max: usize,
 }
 
 /// What a user's connections must have.
@@ -247,7 +279,9 @@ impl Default for User {
             schemas: Vec::new(),
             admin: false,
             require: Require::None,
+            read_only: false,
             connections_max: 0,
+            statements_per_s_max: 0,
         }
     }
 }
@@ -257,6 +291,38 @@ impl User {
     #[must_use]
     pub fn has_all_schemas(&self) -> bool {
         self.schemas.is_empty() || self.schemas.iter().any(|schema| schema == "*")
+    }
+
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        if !matches!(self.plugin.as_str(), "caching_sha2_password" | "mysql_native_password") {
+            return Err(format!(
+                "plugin {:?} is not known; caching_sha2_password or mysql_native_password",
+                self.plugin
+            ));
+        }
+        if self.admin && !self.has_all_schemas() {
+            return Err("admin is for users of all schemas: leave schemas empty".to_owned());
+        }
+        if self.admin && self.read_only {
+            return Err("admin and read_only exclude each other".to_owned());
+        }
+        if self.schemas.iter().any(|schema| schema.eq_ignore_ascii_case("usher")) {
+            return Err("the schema usher is nobody's but usher's own".to_owned());
+        }
+        if self.password.is_some() && (self.sha256_hash.is_some() || self.native_hash.is_some()) {
+            return Err("give either the password or its hashes".to_owned());
+        }
+        let hashes = [("sha256_hash", &self.sha256_hash, 64), ("native_hash", &self.native_hash, 40)];
+        for (name, hash, digits) in hashes {
+            if hash.as_ref().is_some_and(|h| h.len() != digits || !h.bytes().all(|b| b.is_ascii_hexdigit())) {
+                return Err(format!("{name} must be {digits} hexadecimal digits"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ mod fallback;
 mod l1;
 mod l2;
 mod lookup;
+mod numbers;
 mod pins;
 mod place;
 mod sequences;

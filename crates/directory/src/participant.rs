@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -18,7 +18,8 @@ use usher_topology::{Generation, Key, Role, Server, ServerId};
 
 use crate::columns::key_text;
 use crate::global::is_on;
-use crate::{Directory, Error, Global, Result, State, accounts};
+use crate::rows::{self, AccountRow};
+use crate::{Directory, Error, Global, Result, State, accounts, numbers};
 
 /// A boxed future, for traits that are used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -55,6 +56,12 @@ pub trait Hooks: Send + Sync + 'static {
 
     /// Connections to this server may be opened from now on.
     fn unbarred(&self, server: ServerId);
+
+    /// The proxy's connection ids begin with this from now on.
+    fn numbered(&self, number: u8);
+
+    /// These are the accounts that may log in, beside those of the proxy's own file. Must not wait.
+    fn accounts(&self, accounts: Vec<AccountRow>);
 }
 
 /// Who this proxy is.
@@ -68,6 +75,8 @@ pub struct Registration {
     pub account: String,
     /// Where its HTTP API is.
     pub http_address: Option<String>,
+    /// What its connection ids begin with; 0 takes any that is free.
+    pub number: u8,
 }
 
 /// The registered proxy.
@@ -76,6 +85,8 @@ pub struct Participant {
     who: Registration,
     hooks: Arc<dyn Hooks>,
     unreached: Arc<Unreached>,
+    /// Version of the accounts that the hooks were told.
+    accounts_version: AtomicU64,
 }
 
 /// Servers on which the account still has to be looked after.
@@ -96,6 +107,7 @@ impl std::fmt::Debug for Participant {
 /// What one poll shows.
 struct Seen {
     version: u64,
+    accounts_version: u64,
     read_only: bool,
     /// Boot id and whether revoked; none if the row is gone.
     row: Option<(u64, bool)>,
@@ -129,7 +141,9 @@ impl Participant {
         who: Registration,
         hooks: Arc<dyn Hooks>,
     ) -> Result<Self> {
-        let this = Self { directory, who, hooks, unreached: Arc::default() };
+        let this =
+            Self { directory, who, hooks, unreached: Arc::default(), accounts_version: AtomicU64::default() };
+        this.load_accounts().await?;
         this.enrol().await?;
         Ok(this)
     }
@@ -173,13 +187,21 @@ impl Participant {
         }
     }
 
-    /// Takes the proxy's row away, so that no barrier waits for it: after the last client has gone. It stays if there is
-    /// a server on which connections of an earlier life could not be ended.
+    /// Takes the proxy's row away, so that no barrier waits for it. `ended`: all that it ran on servers has ended; else it
+    /// is ended first, and the row stays where that cannot be done. It stays, too, if there is a server on which
+    /// connections of an earlier life could not be ended.
     ///
     /// # Errors
     /// As [`crate::Global::bounded`]; barriers then revoke this proxy once it is silent.
-    pub async fn leave(&self) -> Result<()> {
+    pub async fn leave(&self, ended: bool) -> Result<()> {
         let global = &self.directory.global;
+        if !ended {
+            let (state, account) = (self.directory.state(), &self.who.account);
+            let left = on_servers(global, account, servers_of(&state), Work::EndConnections).await;
+            if let Some(server) = left.first() {
+                return Err(Error::data(format!("its statements on server {} may still run", server.0)));
+            }
+        }
         let mut conn = global.conn().await?;
         let statement = "DELETE FROM usher.proxies WHERE proxy_id = ? AND boot_id = ? AND NOT EXISTS \
                          (SELECT 1 FROM usher.proxy_left_over l WHERE l.proxy_id = proxies.proxy_id)";
@@ -215,6 +237,17 @@ impl Participant {
         }
         self.begin_drains(running);
         self.tell(running).await?;
+        // Last, as no barrier waits for it.
+        if seen.accounts_version != self.accounts_version.load(Ordering::Relaxed) {
+            self.load_accounts().await?;
+        }
+        Ok(())
+    }
+
+    async fn load_accounts(&self) -> Result<()> {
+        let (version, accounts) = rows::accounts(&self.directory.global).await?;
+        self.hooks.accounts(accounts);
+        self.accounts_version.store(version, Ordering::Relaxed);
         Ok(())
     }
 
@@ -224,15 +257,21 @@ impl Participant {
             Some(conn) => conn,
             None => global.conn().await?,
         };
-        let query = "SELECT @@global.read_only, c.version, p.boot_id, p.revoked FROM usher.control c \
+        let query = "SELECT @@global.read_only, c.version, a.version, p.boot_id, p.revoked FROM usher.control c \
+                     LEFT JOIN usher.accounts_version a ON a.id = 1 \
                      LEFT JOIN usher.proxies p ON p.proxy_id = ? WHERE c.id = 1";
-        type Row = (Value, u64, Option<u64>, Option<bool>);
+        type Row = (Value, u64, Option<u64>, Option<u64>, Option<bool>);
         let row: Option<Row> =
             global.bounded("polling the version", conn.exec_first(query, (&self.who.proxy_id,))).await?;
         running.conn = Some(conn);
-        let (read_only, version, boot_id, revoked) =
+        let (read_only, version, accounts_version, boot_id, revoked) =
             row.ok_or_else(|| Error::data("usher.control has no row"))?;
-        Ok(Seen { version, read_only: is_on(&read_only), row: boot_id.zip(revoked) })
+        Ok(Seen {
+            version,
+            accounts_version: accounts_version.unwrap_or(0),
+            read_only: is_on(&read_only),
+            row: boot_id.zip(revoked),
+        })
     }
 
     /// Takes finished drains off in order: a version counts as drained only when all before it do.
@@ -329,7 +368,9 @@ impl Participant {
         // A statement that an earlier process had sent may still be running: the row below says where none is.
         let mut unended = on_servers(global, account, servers_of(&before), Work::EndConnections).await;
         for _ in 0..ENROL_ATTEMPTS {
-            let state = Arc::new(self.write_row(&before, &mut unended).await?);
+            let (state, number) = self.write_row(&before, &mut unended).await?;
+            let state = Arc::new(state);
+            self.hooks.numbered(number);
             let old = self.directory.state();
             self.directory.install_any(Arc::clone(&state));
             self.hooks.installed(&old, &state);
@@ -353,17 +394,17 @@ impl Participant {
     }
 
     /// State and row in one transaction. Servers that are new since `before` join the unended.
-    async fn write_row(&self, before: &State, unended: &mut Vec<ServerId>) -> Result<State> {
+    async fn write_row(&self, before: &State, unended: &mut Vec<ServerId>) -> Result<(State, u8)> {
         let global = &self.directory.global;
         let mut conn = global.conn().await?;
         let written = self.write_row_on(&mut conn, before, unended).await;
         let end = if written.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = global.bounded("registering", conn.query_drop(end)).await;
-        let (state, recent) = written?;
+        let (state, recent, number) = written?;
         ended?;
         global.learn(&state.topology);
         self.directory.pin_recent(recent);
-        Ok(state)
+        Ok((state, number))
     }
 
     /// The version is locked meanwhile: a barrier for a later version is sure to see this row, and one for an earlier
@@ -373,15 +414,18 @@ impl Participant {
         conn: &mut Conn,
         before: &State,
         unended: &mut Vec<ServerId>,
-    ) -> Result<(State, Vec<(Key, Generation)>)> {
+    ) -> Result<(State, Vec<(Key, Generation)>, u8)> {
         let global = &self.directory.global;
         let begin = async {
             conn.query_drop("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
             conn.query_drop("START TRANSACTION").await?;
+            numbers::lock(conn).await?;
             conn.query_drop("SELECT version FROM usher.control WHERE id = 1 LOCK IN SHARE MODE").await
         };
         global.bounded("registering", begin).await?;
         let state = State::read(global, conn).await?;
+        let taken = numbers::take(conn, &self.who.proxy_id, self.who.number);
+        let number = global.bounded("taking a number", taken).await??;
         unended.extend(added(before, &state));
         // A replica takes no writes, whatever may be left there.
         let may_write =
@@ -419,7 +463,7 @@ impl Participant {
             .into_iter()
             .map(|(key, generation)| Ok((Key::from_stored(&key_text(key)?), Generation(generation))))
             .collect();
-        Ok((state, recent?))
+        Ok((state, recent?, number))
     }
 
     async fn still_registered(&self) -> Result<bool> {

@@ -15,6 +15,8 @@ const GLOBAL: Migrations = &[
     (1, "initial", include_str!("../../../schema/global/0001-initial.sql")),
     (2, "left-over-connections", include_str!("../../../schema/global/0002-left-over-connections.sql")),
     (3, "schema-change", include_str!("../../../schema/global/0003-schema-change.sql")),
+    (4, "accounts", include_str!("../../../schema/global/0004-accounts.sql")),
+    (5, "proxy-numbers", include_str!("../../../schema/global/0005-proxy-numbers.sql")),
 ];
 const SHARD: Migrations = &[(1, "initial", include_str!("../../../schema/shard/0001-initial.sql"))];
 

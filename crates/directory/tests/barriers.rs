@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use usher_directory::barrier::{self, Patience, Progress, Scope, Undrained};
-use usher_directory::rows::{self, DirectoryChange};
+use usher_directory::rows::{self, AccountRow, DirectoryChange};
 use usher_directory::{BoxFuture, Directory, EntityState, Error, Hooks, Participant, Registration, State};
 use usher_topology::{Generation, Key, ServerId, ShardId};
 
@@ -53,6 +53,10 @@ impl Hooks for Watched {
     fn unbarred(&self, server: ServerId) {
         self.barred.lock().unwrap().retain(|barred| *barred != server);
     }
+
+    fn numbered(&self, _: u8) {}
+
+    fn accounts(&self, _: Vec<AccountRow>) {}
 }
 
 struct Proxy {
@@ -69,6 +73,7 @@ impl Proxy {
             boot_id,
             account: PROXY_ACCOUNT.0.to_owned(),
             http_address: None,
+            number: 0,
         };
         let participant =
             Participant::register(Arc::clone(&directory), who, Arc::clone(&hooks) as _).await.unwrap();
@@ -124,7 +129,7 @@ async fn a_barrier_passes_when_all_have_acknowledged() {
     assert_eq!((row.seen_version, row.revoked), (proxy.directory.state().version, false));
     drop(stop);
     task.await.unwrap().unwrap();
-    proxy.participant.leave().await.unwrap();
+    proxy.participant.leave(true).await.unwrap();
     assert_eq!(rows::proxies(&deployment.access()).await.unwrap(), []);
 }
 
@@ -267,7 +272,7 @@ async fn connections_that_could_not_be_ended_are_not_counted_as_gone() {
     assert_eq!(passed.unwrap(), [""; 0], "another shard is none of its business");
     let error = pass(&deployment, version).await.unwrap_err();
     assert!(matches!(error, Error::LeftOver { ref server, .. } if server == "b1"), "{error}");
-    proxy.participant.leave().await.unwrap();
+    proxy.participant.leave(true).await.unwrap();
     assert_eq!(rows::proxies(&deployment.access()).await.unwrap().len(), 1, "it may not leave unseen either");
     deployment.shards[1].thaw();
     until("the barrier to pass", async || pass(&deployment, version).await.is_ok()).await;

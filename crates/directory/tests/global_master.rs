@@ -182,6 +182,7 @@ async fn a_proxy_that_starts_anew_refuses_what_moved_before_it_was_there() {
         boot_id: 1,
         account: support::PROXY_ACCOUNT.0.to_owned(),
         http_address: None,
+        number: 0,
     };
     let registered =
         usher_directory::Participant::register(Arc::clone(&directory), who, Arc::new(Quiet) as _).await;
@@ -203,6 +204,8 @@ impl usher_directory::Hooks for Quiet {
     fn revoked(&self) {}
     fn registered(&self, _: &Arc<usher_directory::State>, _: &[ServerId]) {}
     fn unbarred(&self, _: ServerId) {}
+    fn numbered(&self, _: u8) {}
+    fn accounts(&self, _: Vec<rows::AccountRow>) {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

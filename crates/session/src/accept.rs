@@ -2,20 +2,25 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use usher_backend::prepare_socket;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
 use crate::login::{self, Caller};
-use crate::shared::Shared;
+use crate::shared::{Shared, Stopping};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
+/// How long statements that still run when all is over have to end by themselves.
+const LAST_STATEMENTS: Duration = Duration::from_secs(1);
 /// Pause after the process has run out of descriptors: accepting again at once would fail again.
 const DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,11 +47,26 @@ impl Listener {
         };
         bound().map(Self).map_err(named)
     }
+
+    /// One that somebody else has bound. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn inherit(bound: std::net::TcpListener) -> io::Result<Self> {
+        bound.set_nonblocking(true)?;
+        TcpListener::from_std(bound).map(Self)
+    }
 }
 
-/// Serves clients until `stop` turns true; then those that are connected get `limits.stop_ms` to end their
-/// transactions.
-pub async fn serve(listener: Listener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Serves clients until `stop` turns true. Those that are connected are then told so at their next command, outside of
+/// transactions; after `limits.stop_ms` what is left of them ends. False if some were busy even then.
+pub async fn serve(listener: Listener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) -> bool {
     let clients_max = shared.limits.clients_max;
     let permits = Arc::new(Semaphore::new(clients_max));
     let logins = Arc::new(Semaphore::new(shared.limits.logins_max));
@@ -67,13 +87,35 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>, mut stop: watch::Rec
             }
         }
     }
+    if !shared.is_handed_over() {
+        refuse_queued(&listener, &shared);
+    }
     drop(listener);
-    shared.stopping.send_replace(true);
-    let all = u32::try_from(clients_max).unwrap_or(u32::MAX);
+    drain(&shared, &permits).await
+}
+
+/// Those who have connected and were not accepted yet are told why, instead of being cut off.
+fn refuse_queued(listener: &Listener, shared: &Arc<Shared>) {
+    for _ in 0..BACKLOG {
+        let Some(Ok((socket, _))) = listener.0.accept().now_or_never() else { return };
+        let limit_ms = shared.limits.login_ms;
+        tokio::spawn(async move { login::refuse(socket, &ErrorId::Draining.into(), limit_ms).await });
+    }
+}
+
+async fn drain(shared: &Shared, permits: &Semaphore) -> bool {
+    let all = u32::try_from(shared.limits.clients_max).unwrap_or(u32::MAX);
+    shared.stop(Stopping::Gently);
     let limit = Duration::from_millis(shared.limits.stop_ms);
-    if tokio::time::timeout(limit, permits.acquire_many(all)).await.is_err() {
+    if timeout(limit, permits.acquire_many(all)).await.is_ok() {
+        return true;
+    }
+    shared.stop(Stopping::Now);
+    let gone = timeout(LAST_STATEMENTS, permits.acquire_many(all)).await.is_ok();
+    if !gone {
         tracing::warn!("clients were still busy when the time to stop was over");
     }
+    gone
 }
 
 fn welcome(

@@ -15,6 +15,8 @@ use crate::session::{Served, Session, Turn};
 
 /// A statement that leaves nothing to tell. MariaDB forgets warnings only where a table is named.
 const CLEAR: &str = "SELECT 1 FROM (SELECT 1) AS t LIMIT 0";
+/// ER_UNKNOWN_ERROR, for warnings that no server has.
+const UNKNOWN_ERROR: u16 = 1105;
 /// Expressions that leave one warning, or end with an error.
 const ONE_WARNING: &str = "CAST('x' AS SIGNED)";
 const ONE_ERROR: &str = "EXP(9999)";
@@ -37,6 +39,12 @@ impl Session {
         plan: &Plan,
         turn: Turn,
     ) -> Served {
+        if !self.notices.is_empty()
+            && let Some(range) = shown_range(statement, plan)
+        {
+            let warnings = plan.kind == Kind::Show(ShowKind::Warnings);
+            return self.show_notices(if warnings { range } else { 0..0 }, turn).await;
+        }
         if self.failure.is_none()
             && let Some(told) = self.told.take()
         {
@@ -170,6 +178,18 @@ impl Session {
         };
         let all = [&condition];
         self.show_conditions(if range.contains(&0) { &all } else { &[] }, turn).await
+    }
+
+    /// After a statement of the session's own that had something to remark.
+    async fn show_notices(&mut self, range: Range<usize>, turn: Turn) -> Served {
+        let notice = |text: &String| Condition {
+            level: b"Warning".to_vec(),
+            code: UNKNOWN_ERROR.to_string().into_bytes(),
+            message: text.clone().into_bytes(),
+        };
+        let shown = self.notices.iter().take(range.end).skip(range.start);
+        let notices: Vec<_> = shown.map(notice).collect();
+        self.show_conditions(&notices.iter().collect::<Vec<_>>(), turn).await
     }
 
     async fn show_conditions(&mut self, conditions: &[&Condition], turn: Turn) -> Served {

@@ -22,6 +22,7 @@ use crate::pins::Pins;
 use crate::relay::{Broken, Outcome, Watch, interrupted, is_read_only};
 use crate::route::Place;
 use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
+use crate::sessions::Wait;
 use crate::watermark::Needs;
 
 pub(crate) use exchange::under;
@@ -157,6 +158,17 @@ impl Session {
         }
     }
 
+    /// A connection with the session's settings. Who has to wait for one is seen to.
+    pub(crate) async fn lend(&self, pool: &Arc<Pool>) -> Result<Lent, BackendError> {
+        if let Some(lent) = pool.try_checkout(&self.settings) {
+            return Ok(lent);
+        }
+        self.handle.wait_for(Wait::Connection);
+        let lent = pool.checkout(&self.settings).await;
+        self.handle.wait_for(Wait::Nothing);
+        lent
+    }
+
     /// A read outside of a transaction: any server that is fresh enough, and another if that one is lost.
     async fn run_read(&mut self, order: &mut Order<'_>, turn: Turn) -> Served {
         let mut attempt = 0;
@@ -170,7 +182,7 @@ impl Session {
             };
             let (lent, pins) = match shared {
                 Some(bound) => (self.bring_cursors(bound.lent).await, bound.pins),
-                None => (pool.checkout(&self.settings).await, Pins::default()),
+                None => (self.lend(&pool).await, Pins::default()),
             };
             let mut lent = match lent {
                 Ok(lent) => lent,
@@ -187,6 +199,11 @@ impl Session {
                 Ok(outcome) => {
                     let bound = Bound { shard: order.place.shard, lent, pins };
                     return self.finish_bound(bound, outcome, order).await;
+                }
+                // A KILL has ended its thread on the server, too.
+                Err(Broken::Server { .. }) if self.handle.is_ended() => {
+                    lent.discard();
+                    return Err(End::Refused(ErrorId::Killed).into());
                 }
                 Err(Broken::Server { fault, forwarded: false, .. }) if !last => {
                     tracing::debug!(server = %lent.server().name, %fault, "read is tried again");
@@ -306,7 +323,7 @@ impl Session {
             Ok(pool) => pool,
             Err(error) => return Err(self.checkout_stop(error, order)),
         };
-        let mut lent = match pool.checkout(&self.settings).await {
+        let mut lent = match self.lend(&pool).await {
             Ok(lent) => lent,
             Err(error) if is_connection(&error) => {
                 let why = Failure::new(ErrorId::ShardUnreachable).field("server", &pool.server().name);

@@ -6,7 +6,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
-use crate::sessions::Handle;
+use crate::sessions::{Handle, Wait};
 use crate::shared::Shared;
 
 /// How long to wait before a server that could not be reached is tried again, if no news come first.
@@ -65,7 +65,7 @@ impl<'s> Hold<'s> {
             let limit = self.shared.limits.held_max;
             return Err(Failure::new(id).field("limits.held_max", limit).note(why.message()).safe_to_retry());
         };
-        self.handle.hold(true);
+        self.handle.wait_for(Wait::Flip);
         self.shared.metrics.held.inc();
         self.shared.metrics.holding.inc();
         self.since = Some((Instant::now(), permit));
@@ -82,7 +82,7 @@ impl<'s> Hold<'s> {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         if self.since.is_some() {
-            self.handle.hold(false);
+            self.handle.wait_for(Wait::Nothing);
             self.shared.metrics.holding.dec();
         }
     }

@@ -1,11 +1,14 @@
-//! KILL: ends another session of this proxy, or what it runs at the moment.
+//! KILL: ends another session, or what it runs at the moment.
 
+use usher_backend::{BackendError, Settings};
 use usher_topology::ServerId;
-use usher_wire::sqlerr::{ErrorId, Failure};
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
+use crate::peers::{KillOrder, Killed};
 use crate::query::unsupported;
-use crate::session::{End, Served, Session, Stop, Turn};
+use crate::session::{End, Served, Session, Turn};
 use crate::sessions::Handle;
+use crate::shared::Shared;
 
 impl Session {
     /// KILL in text.
@@ -16,16 +19,9 @@ impl Session {
         self.kill(id, query, turn).await
     }
 
-    /// Ends the session `id`, or only its statement. An account may end its own sessions, one with
-    /// `admin = true` all.
+    /// Ends the session `id`, or only its statement, at whatever proxy it is. An account may end its own sessions, one
+    /// with `admin = true` all.
     pub(crate) async fn kill(&mut self, id: u64, query: bool, turn: Turn) -> Served {
-        let handle = self.shared.sessions.named(id).ok_or_else(|| {
-            Failure::new(ErrorId::KillUnknown).as_server(format!("Unknown thread id: {id}"))
-        })?;
-        if handle.account != self.account.name && !self.account.is_admin() {
-            let words = format!("You are not owner of thread {id}");
-            return Err(Failure::new(ErrorId::KillDenied).as_server(words).into());
-        }
         if id == u64::from(self.client.id) {
             let failure = Failure::new(ErrorId::Killed).as_server("Query execution was interrupted");
             if query {
@@ -34,15 +30,40 @@ impl Session {
             self.send_failure(turn.seq, &failure).await?;
             return Err(End::Refused(ErrorId::Killed).into());
         }
-        if !query {
+        let owner = (!self.account.is_admin()).then(|| self.account.name.clone());
+        match self.shared.kill_anywhere(&KillOrder { id, query, owner }).await {
+            Killed::Done => self.answer_ok(turn).await,
+            Killed::Unknown => {
+                Err(Failure::new(ErrorId::KillUnknown).as_server(format!("Unknown thread id: {id}")).into())
+            }
+            Killed::Denied => Err(Failure::new(ErrorId::KillDenied)
+                .as_server(format!("You are not owner of thread {id}"))
+                .into()),
+            Killed::Failed { why } => {
+                Err(Failure::new(ErrorId::KillFailed).note(why).executed(Executed::Unknown).into())
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Ends a session of this proxy, or what it runs.
+    pub async fn kill_here(&self, order: &KillOrder) -> Killed {
+        let Some(handle) = self.sessions.named(order.id) else { return Killed::Unknown };
+        if order.owner.as_ref().is_some_and(|owner| *handle.account() != **owner) {
+            return Killed::Denied;
+        }
+        if !order.query {
             handle.end();
         }
-        self.stop_running(&handle, query).await?;
-        self.answer_ok(turn).await
+        match self.stop_running(&handle, order.query).await {
+            Ok(()) => Killed::Done,
+            Err(error) => Killed::Failed { why: error.to_string() },
+        }
     }
 
-    /// Kills on the server what the other session runs there.
-    async fn stop_running(&self, handle: &Handle, query: bool) -> Result<(), Stop> {
+    /// Kills on the server what the session runs there.
+    async fn stop_running(&self, handle: &Handle, query: bool) -> Result<(), BackendError> {
         handle.begin_kill();
         let sent = match handle.runs_at() {
             None => Ok(()),
@@ -52,10 +73,9 @@ impl Session {
         sent
     }
 
-    async fn send_kill(&self, server: ServerId, thread: u32, query: bool) -> Result<(), Stop> {
-        let failed = |error| Stop::from(crate::execute::checkout_failure(&error));
-        let pool = self.shared.pools.of(server).map_err(failed)?;
-        let mut lent = pool.checkout(&usher_backend::Settings::at_login(false)).await.map_err(failed)?;
+    async fn send_kill(&self, server: ServerId, thread: u32, query: bool) -> Result<(), BackendError> {
+        let pool = self.pools.of(server)?;
+        let mut lent = pool.checkout(&Settings::at_login(false)).await?;
         let statement = if query { format!("KILL QUERY {thread}") } else { format!("KILL {thread}") };
         // An error says that it has just ended by itself.
         if lent.query(statement.as_bytes()).await.is_err() {

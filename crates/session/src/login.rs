@@ -216,6 +216,11 @@ async fn authenticate(
                 talk.send(|out| out.extend_from_slice(&payload)).await?;
                 auth.handle(&talk.receive().await?)
             }
+            (Step::Accept(_), Some(account)) if account.locked => {
+                let name = String::from_utf8_lossy(user);
+                let note = format!("Access denied for user '{name}'@'{}'. Account is locked.", from.ip());
+                return Err(talk.fail(&Failure::new(ErrorId::AccountLocked).as_server(note)).await);
+            }
             (Step::Accept(accepted), Some(account)) => {
                 if let Some(lacking) = account.lacks(talk.channel.stream()) {
                     let words = format!("{}; the account requires {lacking}", denied(user, answer, from));

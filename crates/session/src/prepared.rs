@@ -88,6 +88,7 @@ impl Session {
         }
         (self.failure, self.told, self.ran_on) = (None, None, None);
         self.let_go_of_kept();
+        self.notices.clear();
         let (server_text, added) = match with_placeholders(text, &plan, &literals, self.mode)? {
             Some((text, added)) => (text.into_boxed_slice(), added.into_boxed_slice()),
             None => (text.into(), Box::default()),
@@ -233,6 +234,7 @@ impl Session {
             self.settle_debts().await;
         }
         (self.failure, self.told) = (None, None);
+        self.notices.clear();
         self.ran_on = None;
         if prepared.catalog != self.shared.catalog.load().version() {
             self.plan_again(prepared)?;

@@ -114,6 +114,7 @@ impl Session {
         }
         if !asks_of_the_one_before(&plan) {
             (self.ran_on, self.told) = (None, None);
+            self.notices.clear();
         }
         self.account.may(&plan, &self.shared.schemas)?;
         if plan.creating.is_some() {

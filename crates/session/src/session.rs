@@ -12,7 +12,9 @@ use usher_backend::{Lent, Settings, Stream};
 use usher_sql::{Literal, Mode};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
-use usher_wire::command::{COM_QUERY, COM_STMT_PREPARE, Command};
+use usher_wire::command::{
+    COM_QUERY, COM_QUIT, COM_STMT_CLOSE, COM_STMT_PREPARE, COM_STMT_SEND_LONG_DATA, Command,
+};
 use usher_wire::frame::message;
 use usher_wire::handshake::{ChangeUser, Salt};
 use usher_wire::packet::{ErrPacket, TrackSet};
@@ -32,7 +34,7 @@ use crate::pins::Pins;
 use crate::prepared::Prepared;
 use crate::sessions::Handle;
 use crate::set::Edit;
-use crate::shared::Shared;
+use crate::shared::{Shared, Stopping};
 use crate::text_prepare::{Named, Naming};
 use crate::user_vars::Owed;
 use crate::{buffers, login};
@@ -52,6 +54,9 @@ pub(crate) enum End {
     /// It was told why.
     #[error("refused: {}", .0.summary())]
     Refused(ErrorId),
+    /// It was told, in the answer to its command, that the proxy stops.
+    #[error("sent away, as the proxy stops")]
+    SentAway,
     /// A server was lost with half a packet sent on: the client can't be told in the protocol.
     #[error("the server was lost in the middle of a packet")]
     Torn,
@@ -183,6 +188,8 @@ pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     pub(crate) client: Client,
     pub(crate) account: Arc<Account>,
+    /// Of all accounts, when this one was last looked for.
+    accounts_version: Option<u64>,
     /// Its place among the account's connections.
     seat: Seat,
     pub(crate) settings: Arc<Settings>,
@@ -233,6 +240,8 @@ pub(crate) struct Session {
     pub(crate) found_rows_on: Option<Cursor>,
     /// Error of the statement before, if it was answered by the session: for SHOW WARNINGS.
     pub(crate) failure: Option<Box<(u16, String)>>,
+    /// What the statement before has to remark, if it was answered by the session: for SHOW WARNINGS.
+    pub(crate) notices: Vec<String>,
     /// Statements prepared in text, by their names in lower case.
     pub(crate) named: HashMap<Box<str>, Arc<Named>>,
     /// What the statement under way does with such a name.
@@ -255,7 +264,12 @@ pub(crate) struct Session {
     /// Spreads reads over replicas.
     pub(crate) turn: usize,
     last_active: Instant,
+    /// When it had logged in.
+    began: Instant,
 }
+
+/// Since its login, while the proxy stops.
+const JUST_COME: Duration = Duration::from_secs(1);
 
 /// The longest a client that is to go is listened to while it sends the rest of a command.
 const LAST_WORD: Duration = Duration::from_secs(2);
@@ -279,6 +293,7 @@ impl Session {
             shared,
             client,
             account,
+            accounts_version: None,
             seat,
             settings,
             schema_hash,
@@ -295,6 +310,7 @@ impl Session {
             told: None,
             owed: None,
             failure: None,
+            notices: Vec::new(),
             keeps: false,
             obscure: false,
             edits: Vec::new(),
@@ -321,6 +337,7 @@ impl Session {
             literals: Vec::new(),
             turn,
             last_active: Instant::now(),
+            began: Instant::now(),
         }
     }
 
@@ -347,7 +364,7 @@ impl Session {
         if self.handle.is_ended() {
             return Err(End::Refused(ErrorId::Killed));
         }
-        patience.idle_max = self.idle_max();
+        (patience.idle_max, patience.idle_why) = self.idle_max();
         if buf.is_empty() {
             self.client.channel.expect_command();
         }
@@ -385,15 +402,22 @@ impl Session {
         patience.wait_for(either, self.last_active).await
     }
 
-    /// The longest it may be idle: what the client has set itself, if that is less.
-    fn idle_max(&self) -> Duration {
-        let set = self.settings.variable("wait_timeout").and_then(|value| value.parse().ok());
+    /// The longest it may be idle, and why: what the client has set itself, if that is less, and in a transaction on a
+    /// server what others may have to wait.
+    fn idle_max(&self) -> (Duration, ErrorId) {
         let limits = &self.shared.limits;
+        let set = self.settings.variable("wait_timeout").and_then(|value| value.parse().ok());
         let most = match self.client.caps.has(Caps::INTERACTIVE) {
             true => limits.idle_interactive_client_s,
             false => limits.idle_client_s,
         };
-        Duration::from_secs(set.unwrap_or(u64::MAX).min(most))
+        let of_all = set.unwrap_or(u64::MAX).min(most);
+        let in_transaction = limits.idle_in_transaction_s;
+        let holds = matches!(self.transaction, Transaction::Open(_));
+        if holds && in_transaction > 0 && in_transaction < of_all {
+            return (Duration::from_secs(in_transaction), ErrorId::IdleInTransaction);
+        }
+        (Duration::from_secs(of_all), ErrorId::IdleTimeout)
     }
 
     /// Serves one command, if it is in the buffer as a whole.
@@ -445,6 +469,13 @@ impl Session {
         seq: u8,
     ) -> Result<(), End> {
         let Some(raw) = buf.get_mut(..wire_len) else { return Err(End::Gone) };
+        if self.shared.is_stopping() && self.may_be_sent_away(head_byte(raw)) {
+            self.send_failure(seq, &ErrorId::Draining.into()).await?;
+            return Err(End::SentAway);
+        }
+        if self.accounts_version != Some(self.shared.accounts.version()) {
+            self.renew_account()?;
+        }
         let caps = self.client.caps;
         let turn = Turn { seq, more: false };
         let head = joined.as_deref().or_else(|| raw.get(4..)).unwrap_or_default();
@@ -455,15 +486,19 @@ impl Session {
         let served = match Command::parse(head, caps) {
             Ok(Command::Query(query)) => {
                 let at = query.text_at;
-                match joined {
-                    None => self.query(raw, at, turn).await,
-                    Some(payload) => Box::pin(self.query_joined(payload, at, turn)).await,
+                match (self.account.charge(), joined) {
+                    (Err(over), _) => Err(over.into()),
+                    (Ok(()), None) => self.query(raw, at, turn).await,
+                    (Ok(()), Some(payload)) => Box::pin(self.query_joined(payload, at, turn)).await,
                 }
             }
-            Ok(Command::StmtExecute { id, .. }) => {
-                let id = self.meant(id);
-                self.execute_prepared(raw, joined.as_deref(), id, turn).await
-            }
+            Ok(Command::StmtExecute { id, .. }) => match self.account.charge() {
+                Ok(()) => {
+                    let id = self.meant(id);
+                    self.execute_prepared(raw, joined.as_deref(), id, turn).await
+                }
+                Err(over) => Err(over.into()),
+            },
             Ok(Command::Quit) => return Err(End::Gone),
             Ok(command) => Box::pin(self.other(command, turn)).await,
             Err(error) => Err(error.into()),
@@ -473,6 +508,24 @@ impl Session {
         }
         self.handle.holds(self.pins());
         self.settle(served, seq).await
+    }
+
+    /// While the proxy stops: between transactions, by an answer that the client waits for. Who has only just come may
+    /// have connected to the successor's address and reached this proxy: it has time to do what it came for.
+    #[cold]
+    fn may_be_sent_away(&self, command: u8) -> bool {
+        let is_answered = !matches!(command, COM_QUIT | COM_STMT_CLOSE | COM_STMT_SEND_LONG_DATA);
+        is_answered && !self.status().has(Status::IN_TRANS) && self.began.elapsed() >= JUST_COME
+    }
+
+    /// Rights and limits are those of now; of an account that is gone the session is, too.
+    #[cold]
+    fn renew_account(&mut self) -> Result<(), End> {
+        let version = self.shared.accounts.version();
+        let account = self.shared.accounts.named(self.account.name.as_bytes());
+        self.account = account.ok_or(End::Refused(ErrorId::Killed))?;
+        self.accounts_version = Some(version);
+        Ok(())
     }
 
     /// Tells the client of a failure, if there is one.
@@ -593,6 +646,7 @@ impl Session {
         self.found_rows = 0;
         self.found_rows_on = None;
         (self.failure, self.told) = (None, None);
+        self.notices.clear();
     }
 
     /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
@@ -678,8 +732,9 @@ impl Session {
         let schema = change.database.filter(|name| !name.is_empty());
         let caps = self.client.caps;
         let settings = login::settings(&self.shared, &account, schema, change.collation, caps)?;
-        if !Arc::ptr_eq(&account, &self.account) {
+        if account.name != self.account.name {
             self.seat = account.seat()?;
+            self.handle.becomes(&account.name);
         }
         self.names_at_login = settings.names().into();
         self.schema_hash = self.shared.plans.schema_hash(settings.schema());
@@ -717,8 +772,8 @@ impl Session {
     async fn say_goodbye(&mut self, end: &End, halfway: bool) {
         let last_words = match end {
             End::Refused(id @ ErrorId::Draining) => Some(Failure::new(*id)),
-            End::Refused(id @ ErrorId::IdleTimeout) => {
-                Some(Failure::new(*id).field("idle_s", self.idle_max().as_secs()))
+            End::Refused(id @ (ErrorId::IdleTimeout | ErrorId::IdleInTransaction)) => {
+                Some(Failure::new(*id).field("idle_s", self.idle_max().0.as_secs()))
             }
             End::Wire(usher_wire::Error::Uncompress) => Some(ErrorId::Uncompress.into()),
             End::Wire(error) => Some((*error).into()),
@@ -754,12 +809,13 @@ impl Drop for Session {
     }
 }
 
-/// How long a session waits for its client: not beyond `limits.idle_client_s`, nor once the proxy stops or somebody has
-/// killed it.
+/// How long a session waits for its client: not beyond `limits.idle_client_s`, nor once the proxy's time is up or
+/// somebody has killed it.
 struct Patience {
     interrupt: Pin<Box<dyn Future<Output = ErrorId> + Send>>,
     idle: Pin<Box<tokio::time::Sleep>>,
     idle_max: Duration,
+    idle_why: ErrorId,
     /// What the timer was set for.
     timed: Duration,
 }
@@ -771,6 +827,7 @@ impl Patience {
             interrupt: Box::pin(interrupted(shared.stopping.subscribe(), Arc::clone(handle))),
             idle: Box::pin(tokio::time::sleep(idle_max)),
             idle_max,
+            idle_why: ErrorId::IdleTimeout,
             timed: idle_max,
         }
     }
@@ -795,7 +852,7 @@ impl Patience {
                 () = &mut self.idle => {
                     let rest = self.idle_max.saturating_sub(last_active.elapsed());
                     if rest.is_zero() {
-                        return Err(End::Refused(ErrorId::IdleTimeout));
+                        return Err(End::Refused(self.idle_why));
                     }
                     self.idle.as_mut().reset(tokio::time::Instant::now() + rest);
                 }
@@ -804,14 +861,19 @@ impl Patience {
     }
 }
 
-/// Completes when the proxy stops or the session has been killed. A statement under way is not interrupted: this is
+/// Completes when the proxy's time is up or the session has been killed. A statement under way is not interrupted: this is
 /// looked at between commands.
-async fn interrupted(mut stopping: watch::Receiver<bool>, handle: Arc<Handle>) -> ErrorId {
+async fn interrupted(mut stopping: watch::Receiver<Stopping>, handle: Arc<Handle>) -> ErrorId {
     tokio::select! {
         () = handle.ended() => ErrorId::Killed,
         // The sender lives as long as the sessions do.
-        _ = stopping.wait_for(|stop| *stop) => ErrorId::Draining,
+        _ = stopping.wait_for(|stop| *stop == Stopping::Now) => ErrorId::Draining,
     }
+}
+
+/// The command in a packet as it came.
+fn head_byte(raw: &[u8]) -> u8 {
+    raw.get(4).copied().unwrap_or_default()
 }
 
 fn unsupported_command(byte: u8) -> Stop {

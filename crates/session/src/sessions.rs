@@ -17,23 +17,34 @@ const SHOWN_MAX: usize = 4096;
 /// One session, for others.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    pub(crate) account: String,
     pub(crate) from: SocketAddr,
     /// Server and thread that run its statement: two halves; 0 is none.
     running: AtomicU64,
     /// Somebody is about to kill what runs: the connection must not be lent to anybody else.
     killing: AtomicBool,
     ended: AtomicBool,
-    held: AtomicBool,
+    waits: AtomicU8,
     /// What keeps connections with it: bits of [`crate::pins::Pins::bits`].
     pins: AtomicU8,
     wake: Notify,
     doing: Mutex<Doing>,
 }
 
+/// What a statement may wait for in the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Wait {
+    Nothing = 0,
+    /// The end of a move or a flip.
+    Flip = 1,
+    /// A connection to a server.
+    Connection = 2,
+}
+
 /// What a session does.
 #[derive(Debug)]
 struct Doing {
+    account: Arc<str>,
     /// The command's first byte; `None` while it waits for one.
     command: Option<u8>,
     since: Instant,
@@ -45,6 +56,7 @@ struct Doing {
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) id: u32,
+    pub(crate) account: Arc<str>,
     pub(crate) handle: Arc<Handle>,
     pub(crate) command: Option<u8>,
     pub(crate) for_so_long: Duration,
@@ -53,6 +65,16 @@ pub(crate) struct Seen {
 }
 
 impl Handle {
+    /// Whose session it is.
+    pub(crate) fn account(&self) -> Arc<str> {
+        Arc::clone(&self.doing.lock().account)
+    }
+
+    /// It is another account's from now on.
+    pub(crate) fn becomes(&self, account: &str) {
+        self.doing.lock().account = account.into();
+    }
+
     /// A command has come.
     pub(crate) fn begins(&self, command: u8, text: &[u8], settings: &Arc<Settings>) {
         let mut doing = self.doing.lock();
@@ -79,13 +101,17 @@ impl Handle {
         }
     }
 
-    /// Whether its statement waits for a move or a flip.
-    pub(crate) fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::Relaxed);
+    /// What its statement waits for from now on.
+    pub(crate) fn wait_for(&self, what: Wait) {
+        self.waits.store(what as u8, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Relaxed)
+    pub(crate) fn waits(&self) -> Wait {
+        match self.waits.load(Ordering::Relaxed) {
+            1 => Wait::Flip,
+            2 => Wait::Connection,
+            _ => Wait::Nothing,
+        }
     }
 
     /// What keeps connections with it after its statement.
@@ -167,15 +193,19 @@ impl Sessions {
         from: SocketAddr,
         settings: &Arc<Settings>,
     ) -> Arc<Handle> {
-        let doing =
-            Doing { command: None, since: Instant::now(), settings: Arc::clone(settings), text: Vec::new() };
+        let doing = Doing {
+            account: account.into(),
+            command: None,
+            since: Instant::now(),
+            settings: Arc::clone(settings),
+            text: Vec::new(),
+        };
         let handle = Arc::new(Handle {
-            account: account.to_owned(),
             from,
             running: AtomicU64::default(),
             killing: AtomicBool::default(),
             ended: AtomicBool::default(),
-            held: AtomicBool::default(),
+            waits: AtomicU8::default(),
             pins: AtomicU8::default(),
             wake: Notify::default(),
             doing: Mutex::new(doing),
@@ -192,21 +222,31 @@ impl Sessions {
         self.0.lock().get(&u32::try_from(id).ok()?).cloned()
     }
 
+    /// Kills those of such accounts, each between two commands.
+    pub(crate) fn end_where(&self, is_meant: impl Fn(&str) -> bool) {
+        let meant: Vec<_> =
+            self.0.lock().values().filter(|handle| is_meant(&handle.account())).cloned().collect();
+        for handle in meant {
+            handle.end();
+        }
+    }
+
     /// All of them, or those of one account, by id.
     pub(crate) fn seen(&self, account: Option<&str>) -> Vec<Seen> {
         let handles: Vec<_> = self.0.lock().iter().map(|(id, handle)| (*id, Arc::clone(handle))).collect();
         let mut seen: Vec<_> = handles
             .into_iter()
-            .filter(|(_, handle)| account.is_none_or(|account| handle.account == account))
             .map(|(id, handle)| {
                 let doing = handle.doing.lock();
                 let text = if doing.command.is_some() { doing.text.clone() } else { Vec::new() };
                 let schema = doing.settings.schema().map(str::to_owned);
                 let (command, for_so_long) = (doing.command, doing.since.elapsed());
+                let account = Arc::clone(&doing.account);
                 drop(doing);
-                Seen { id, handle, command, for_so_long, schema, text }
+                Seen { id, account, handle, command, for_so_long, schema, text }
             })
             .collect();
+        seen.retain(|seen| account.is_none_or(|account| *seen.account == *account));
         seen.sort_by_key(|seen| seen.id);
         seen
     }

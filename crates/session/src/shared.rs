@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use usher_backend::{Account, BackendMetrics, Monitor, Pools};
 use usher_config::{Compression, Limits, Network};
-use usher_directory::rows::{KeyType, TableKind, TableRow, TableState};
+use usher_directory::rows::{AccountRow, KeyType, TableKind, TableRow, TableState};
 use usher_directory::{BoxFuture, Directory, EntityState, Hooks, State};
 use usher_sql::{Catalog, KeyType as SqlKeyType, Sharded, Table, TextRule};
 use usher_topology::{ServerId, ShardState};
@@ -21,6 +21,7 @@ use crate::account::Accounts;
 use crate::gate::Gate;
 use crate::in_flight::{InFlight, Scope};
 use crate::metrics::SessionMetrics;
+use crate::peers::Peers;
 use crate::plans::Plans;
 use crate::schemas::{self, Schemas};
 use crate::sessions::Sessions;
@@ -46,18 +47,32 @@ pub struct Setup {
     pub key: Arc<ServerKey>,
     /// The version told to clients.
     pub server_version: String,
-    /// Distinguishes the connection ids of proxies.
-    pub number: u8,
+    /// The proxy's name.
+    pub proxy_id: String,
+    /// By which proxies trust each other's calls; empty trusts none.
+    pub token: String,
     /// Counters of sessions.
     pub metrics: SessionMetrics,
     /// Counters of pools.
     pub backend_metrics: BackendMetrics,
 }
 
+/// Whether the proxy goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopping {
+    /// It does.
+    No,
+    /// Sessions are told at their next command outside of a transaction.
+    Gently,
+    /// The time is up: sessions that wait for their client end.
+    Now,
+}
+
 /// What all sessions of a proxy share.
 pub struct Shared {
     pub(crate) limits: Limits,
-    pub(crate) accounts: Accounts,
+    /// Who may log in.
+    pub accounts: Accounts,
     pub(crate) tls: Option<Arc<ClientTls>>,
     /// Flags of the greeting.
     pub(crate) offered: Caps,
@@ -82,9 +97,15 @@ pub struct Shared {
     pub(crate) watermarks: Watermarks,
     pub(crate) held: Semaphore,
     pub(crate) metrics: SessionMetrics,
-    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) stopping: watch::Sender<Stopping>,
+    /// The same in a form that costs nothing to look at.
+    is_stopping: AtomicBool,
+    handed_over: AtomicBool,
     pub(crate) started: Instant,
-    number: u8,
+    pub(crate) proxy_id: String,
+    /// The other proxies.
+    pub peers: Arc<Peers>,
+    number: AtomicU8,
     next_id: AtomicU32,
 }
 
@@ -120,9 +141,18 @@ impl Shared {
             watermarks: Watermarks::new(limits.watermarks_max, limits.lag_ms_max, limits.probe_ms),
             held: Semaphore::new(limits.held_max),
             metrics: setup.metrics,
-            stopping: watch::channel(false).0,
+            stopping: watch::channel(Stopping::No).0,
+            is_stopping: AtomicBool::default(),
+            handed_over: AtomicBool::default(),
             started: Instant::now(),
-            number: setup.number,
+            peers: Arc::new(Peers::new(
+                directory.global().clone(),
+                &setup.token,
+                Some(&setup.proxy_id),
+                limits.peer_ms,
+            )),
+            proxy_id: setup.proxy_id,
+            number: AtomicU8::default(),
             next_id: AtomicU32::new(1),
             directory,
             limits,
@@ -142,7 +172,28 @@ impl Shared {
     /// A connection id that no other session of the deployment has: eight bits of the proxy, the rest counted.
     pub(crate) fn connection_id(&self) -> u32 {
         let count = self.next_id.fetch_add(1, Ordering::Relaxed) & 0x00ff_ffff;
-        u32::from(self.number) << 24 | count.max(1)
+        u32::from(self.number.load(Ordering::Relaxed)) << 24 | count.max(1)
+    }
+
+    pub(crate) fn stop(&self, how: Stopping) {
+        self.is_stopping.store(how != Stopping::No, Ordering::Release);
+        self.stopping.send_replace(how);
+    }
+
+    #[inline]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    /// A successor accepts the clients from now on.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
+    }
+
+    /// Whether a successor accepts the clients.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
     }
 
     /// Whether the PROXY protocol header of a connection from there is believed, and whether there must be one.
@@ -261,6 +312,17 @@ impl Hooks for SessionHooks {
 
     fn unbarred(&self, server: ServerId) {
         self.0.pools.unbar(server);
+    }
+
+    fn numbered(&self, number: u8) {
+        self.0.number.store(number, Ordering::Relaxed);
+    }
+
+    fn accounts(&self, accounts: Vec<AccountRow>) {
+        let shared = &self.0;
+        shared.accounts.install(&accounts);
+        // Those that are at work see it before their next command.
+        shared.sessions.end_where(|account| shared.accounts.named(account.as_bytes()).is_none());
     }
 }
 

@@ -39,6 +39,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
+    /// Who may log in to the proxies; changes hold for all of them within moments.
+    Account {
+        #[command(subcommand)]
+        command: AccountCommand,
+    },
     /// Move users between shards.
     Move {
         #[command(subcommand)]
@@ -172,6 +177,72 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         off: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Add an account; asks for its password unless an option gives it.
+    Add {
+        name: String,
+        #[command(flatten)]
+        options: AccountOptions,
+    },
+    /// Change what is named of an account; the rest stays.
+    Set {
+        name: String,
+        #[command(flatten)]
+        options: AccountOptions,
+    },
+    /// Take an account away and end its sessions.
+    Drop { name: String },
+    /// List all accounts, those of this configuration file too.
+    List,
+    /// Show one account.
+    Show { name: String },
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("secret"))]
+pub(crate) struct AccountOptions {
+    /// Ask for a password on the terminal, or take the first line of standard input.
+    #[arg(long, group = "secret")]
+    pub(crate) password: bool,
+    /// The password is the first line of this file.
+    #[arg(long, value_name = "FILE", group = "secret")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// No password is needed to log in.
+    #[arg(long, group = "secret")]
+    pub(crate) no_password: bool,
+    /// Its hash: SHA256(SHA256(password)) or SHA1(SHA1(password)) in hexadecimal digits.
+    #[arg(long, value_name = "HEX", group = "secret")]
+    pub(crate) hash: Option<String>,
+    /// How it logs in [default: caching_sha2_password]
+    #[arg(long, value_parser = ["caching_sha2_password", "mysql_native_password"])]
+    pub(crate) plugin: Option<String>,
+    /// Schemas that it may use, with commas between; '*' is all but usher's own.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) schemas: Option<Vec<String>>,
+    /// Schema of a session that names none; '' for none.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) default_schema: Option<String>,
+    /// Refuse all that is not a plain read.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) read_only: Option<bool>,
+    /// Let it send administrators' statements, and see and end everybody's sessions.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) admin: Option<bool>,
+    /// What its connections must have.
+    #[arg(long, value_parser = ["none", "tls", "x509"])]
+    pub(crate) require: Option<String>,
+    /// Let nobody log in; sessions go on.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) locked: Option<bool>,
+    /// Connections at once through one proxy; 0 is no limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) connections_max: Option<usize>,
+    /// Statements a second through one proxy; 0 is no limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) statements_per_s_max: Option<usize>,
 }
 
 #[derive(Debug, Args)]

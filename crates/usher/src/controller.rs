@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use usher_admin::Admin;
+use usher_admin::{Admin, Sessions};
 use usher_config::Config;
 use usher_directory::rows;
 use usher_failover::Error as FlipError;
+use usher_session::Peers;
 
 use crate::deployment::Deployment;
+use crate::handover::Inherited;
 use crate::service;
 
 /// How often the controller says that it lives.
@@ -23,8 +25,8 @@ const BLIND: Duration = Duration::from_secs(5);
 
 /// Runs until a signal.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let stop = service::stop_signal()?;
-    let http = service::bind_http(config.controller.http_listen).await?;
+    let (_, stop) = service::stop_signal()?;
+    let http = service::bind_http(config.controller.http_listen, &mut Inherited::of_the_system()).await?;
     let deployment = Arc::new(Deployment::new(config));
     let pulse = Arc::new(Pulse::default());
     let id = deployment.config.controller.id.clone();
@@ -45,6 +47,8 @@ fn admin(deployment: &Deployment, pulse: &Arc<Pulse>) -> Admin {
     let mut registry = Registry::default();
     deployment.metrics.register(&mut registry);
     let pulse = Arc::clone(pulse);
+    let token = deployment.config.http.token.as_deref().unwrap_or_default();
+    let peers = Peers::new(deployment.global.clone(), token, None, deployment.config.limits.peer_ms);
     Admin {
         global: deployment.global.clone(),
         flips: deployment.flips.clone(),
@@ -53,6 +57,7 @@ fn admin(deployment: &Deployment, pulse: &Arc<Pulse>) -> Admin {
         http: deployment.config.http.clone(),
         serving: Arc::new(move || pulse.is_fresh()),
         sight: Arc::new(|_| None),
+        sessions: Sessions { own: None, peers: Arc::new(peers) },
         name: deployment.config.controller.id.clone(),
     }
 }

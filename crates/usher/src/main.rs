@@ -1,14 +1,17 @@
 //! The `usher` command: arguments, signals, exit codes, progress bars. It wires the rooms together and has no logic of
 //! its own.
 
+mod accounts;
 mod check;
 mod cli;
 mod controller;
 mod deployment;
 mod explain;
 mod front;
+mod handover;
 mod moves;
 mod playground;
+mod prompt;
 mod proxy;
 mod reload;
 mod say;
@@ -80,6 +83,7 @@ async fn ask(command: Command, config: usher_config::Config, say: &Say) -> anyho
     match command {
         Command::Schema { command: SchemaCommand::Apply } => deployment.apply_schema(say).await,
         Command::User { command } => users::run(&deployment, command, say).await,
+        Command::Account { command } => accounts::run(&deployment, command, say).await,
         Command::Move { command: MoveCommand::Start(start) } => moves::start(&deployment, start, say).await,
         Command::Move { command } => moves::run(&deployment, command, say).await,
         Command::Shard { command } => shards::run(&deployment, command, say).await,

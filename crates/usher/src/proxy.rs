@@ -26,13 +26,12 @@ pub(crate) struct Running {
     listener: Listener,
 }
 
-/// Binds, connects, registers. The port is bound first: what is in use is told before anything is asked of servers.
+/// Connects, registers.
 ///
 /// # Errors
 /// Whatever keeps the proxy from serving.
-pub(crate) async fn start(config: &Config, registry: &mut Registry) -> Result<Running> {
+pub(crate) async fn start(config: &Config, listener: Listener, registry: &mut Registry) -> Result<Running> {
     let proxy = config.proxy.as_ref().context("the configuration has no [proxy] section")?;
-    let listener = Listener::bind(proxy.listen)?;
     let key = tokio::task::spawn_blocking(|| ServerKey::generate(ServerKey::BITS)).await??;
     let global = Global::new(&config.global, &config.backend_tls, &config.limits);
     let version = match &proxy.server_version {
@@ -47,7 +46,8 @@ pub(crate) async fn start(config: &Config, registry: &mut Registry) -> Result<Ru
         proxy_id: proxy.id.clone(),
         boot_id: rand::random::<u64>() >> 1,
         account: proxy.backend_user.clone(),
-        http_address: proxy.http_listen.map(|address| address.to_string()),
+        http_address: http_address(proxy),
+        number: proxy.number,
     };
     let hooks: Arc<dyn Hooks> = Arc::new(SessionHooks(Arc::clone(&shared)));
     let participant = Participant::register(Arc::clone(&directory), who, hooks).await?;
@@ -63,9 +63,10 @@ impl Running {
         let (stopping, stopped) = watch::channel(false);
         let (gone, all_gone) = watch::channel(false);
         let clients = async {
-            usher_session::serve(self.listener, Arc::clone(&self.shared), stopped).await;
+            let ended = usher_session::serve(self.listener, Arc::clone(&self.shared), stopped).await;
             // The participant works on until the last client has gone: barriers rely on it.
             gone.send_replace(true);
+            ended
         };
         let acknowledging = async {
             let outcome = self.participant.run(turned(all_gone)).await;
@@ -78,12 +79,13 @@ impl Running {
             stopping.send_replace(true);
             std::future::pending::<()>().await;
         };
-        let polled = tokio::select! {
-            (polled, ()) = async { tokio::join!(acknowledging, clients) } => polled,
+        let (polled, ended) = tokio::select! {
+            both = async { tokio::join!(acknowledging, clients) } => both,
             () = told => return Ok(()),
         };
         polled?;
-        if let Err(error) = self.participant.leave().await {
+        self.shared.pools.shut_out();
+        if let Err(error) = self.participant.leave(ended).await {
             tracing::warn!(%error, "could not sign off; barriers will revoke this proxy once it is silent");
         }
         Ok(())
@@ -131,8 +133,15 @@ fn setup(
         balancers,
         key: Arc::new(key),
         server_version,
-        number: proxy.number,
+        proxy_id: proxy.id.clone(),
+        token: config.http.token.clone().unwrap_or_default(),
         metrics,
         backend_metrics,
     })
+}
+
+/// Where others reach its HTTP API.
+fn http_address(proxy: &Proxy) -> Option<String> {
+    let listens = proxy.http_listen?;
+    proxy.http_advertise.clone().or_else(|| Some(listens.to_string()))
 }

@@ -10,6 +10,8 @@ use tracing_subscriber::EnvFilter;
 use usher_admin::console::{Console, Desk};
 use usher_admin::{Admin, Served};
 
+use crate::handover::Inherited;
+
 /// Runs on a runtime of so many threads; 0 takes one for each core.
 pub(crate) fn block_on<T>(threads: usize, work: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -33,9 +35,11 @@ pub(crate) fn start_log() {
     let _ = log.try_init();
 }
 
-/// Turns true at the first SIGTERM or SIGINT. A second one ends the process at once.
-pub(crate) fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
+/// Turns true at the first SIGTERM or SIGINT, or when told so. A second one ends the process at once.
+pub(crate) fn stop_signal() -> std::io::Result<(Arc<watch::Sender<bool>>, watch::Receiver<bool>)> {
     let (tell, told) = watch::channel(false);
+    let tell = Arc::new(tell);
+    let by_signal = Arc::clone(&tell);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -48,10 +52,10 @@ pub(crate) fn stop_signal() -> std::io::Result<watch::Receiver<bool>> {
                 std::process::exit(1);
             }
             tracing::info!("stopping");
-            tell.send_replace(true);
+            by_signal.send_replace(true);
         }
     });
-    Ok(told)
+    Ok((tell, told))
 }
 
 /// Ends once `stop` is true.
@@ -60,12 +64,16 @@ pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Binds the HTTP address, if one is set.
-pub(crate) async fn bind_http(address: Option<SocketAddr>) -> anyhow::Result<Option<Served>> {
-    match address {
-        Some(address) => Ok(Some(usher_admin::bind(address).await?)),
-        None => Ok(None),
-    }
+/// Binds the HTTP address, if one is set and nobody has bound it for us.
+pub(crate) async fn bind_http(
+    address: Option<SocketAddr>,
+    inherited: &mut Inherited,
+) -> anyhow::Result<Option<Served>> {
+    let Some(address) = address else { return Ok(None) };
+    Ok(Some(match inherited.take(address) {
+        Some(bound) => Served::inherit(bound)?,
+        None => usher_admin::bind(address).await?,
+    }))
 }
 
 /// Serves HTTP in the background until `stop`.
@@ -87,10 +95,14 @@ pub(crate) fn serve_http(
 pub(crate) async fn bind_console(
     address: Option<SocketAddr>,
     http: &usher_config::Http,
+    inherited: &mut Inherited,
 ) -> anyhow::Result<Option<Console>> {
     let has_token = http.token.as_ref().is_some_and(|token| !token.is_empty());
     match address {
-        Some(address) if has_token => Ok(Some(Console::bind(address).await?)),
+        Some(address) if has_token => Ok(Some(match inherited.take(address) {
+            Some(bound) => Console::inherit(bound)?,
+            None => Console::bind(address).await?,
+        })),
         Some(_) => {
             tracing::warn!("proxy.admin_listen is set but http.token is not: the admin console is off");
             Ok(None)

@@ -67,6 +67,9 @@ errors! {
     SourceBlocked = 0112, 1129, "HY000", "too many failed logins from this address";
     SourceConnections = 0113, 1040, "08004", "too many connections from this address";
     ProxyHeader = 0114, 1835, "HY000", "no PROXY protocol header, or a malformed one";
+    AccountReadOnly = 0115, 1142, "42000", "this account may only read";
+    AccountLocked = 0116, 3118, "HY000", "this account is locked";
+    IdleInTransaction = 0117, 4031, "HY000", "the transaction was idle for too long and is rolled back";
 
     MalformedPacket = 0201, 1835, "HY000", "malformed packet";
     PacketTooBig = 0202, 1153, "08S01", "packet over max_allowed_packet";
@@ -136,6 +139,7 @@ errors! {
     AdminNeeded = 0803, 1227, "42000", "administrator rights are needed";
     AdminSyntax = 0804, 1064, "42000", "unknown admin statement";
     AdminRefused = 0805, 1644, "45000", "the operation was refused";
+    KillFailed = 0806, 1429, "HY000", "the session could not be reached";
 
     Bug = 0901, 1105, "HY000", "internal error of the proxy";
 }

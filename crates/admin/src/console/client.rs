@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use usher_config::Admin;
 use usher_directory::Error as DirectoryError;
-use usher_session::HeaderRule;
+use usher_session::{HeaderRule, KillOrder, Killed};
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
@@ -25,6 +25,7 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
 
 use super::Room;
+use super::accounts::{self, AccountStatement};
 use super::courtesy::{Asked, Item, VERSION, variables};
 use super::statement::{Statement, parse};
 use super::table::{Cell, Table};
@@ -307,9 +308,12 @@ impl Client {
             Ok(statement) => statement,
             Err(failure) => return self.line.failure(&failure).await,
         };
-        if statement == Statement::Courtesy {
-            return self.line.ok().await;
-        }
+        let statement = match statement {
+            Statement::Courtesy => return self.line.ok().await,
+            Statement::Kill { query, id } => return self.kill(id, query).await,
+            Statement::Account(change) => return self.account(change).await,
+            other => other,
+        };
         let result = match timeout(STATEMENT, self.table(statement)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::new(ErrorId::DirectoryUnavailable)
@@ -321,6 +325,26 @@ impl Client {
         }
     }
 
+    async fn account(&mut self, change: AccountStatement) -> Result<(), End> {
+        let desk = &self.room.desk;
+        let by = format!("{} console from {}", desk.name, self.from.ip());
+        match accounts::run(desk.directory.global(), change, by).await {
+            Ok(()) => self.line.ok().await,
+            Err(failure) => self.line.failure(&failure).await,
+        }
+    }
+
+    async fn kill(&mut self, id: u64, query: bool) -> Result<(), End> {
+        let failure = match self.room.desk.shared.kill_anywhere(&KillOrder { id, query, owner: None }).await {
+            Killed::Done => return self.line.ok().await,
+            Killed::Failed { why } => Failure::new(ErrorId::KillFailed).note(why).executed(Executed::Unknown),
+            Killed::Unknown | Killed::Denied => {
+                Failure::new(ErrorId::KillUnknown).as_server(format!("Unknown thread id: {id}"))
+            }
+        };
+        self.line.failure(&failure).await
+    }
+
     async fn table(&self, statement: Statement) -> Result<Table, Failure> {
         let desk = &*self.room.desk;
         let asked = match statement {
@@ -328,6 +352,7 @@ impl Client {
             Statement::Shards => return Ok(views::shards(desk)),
             Statement::Servers => return Ok(views::servers(desk)),
             Statement::Tables => return Ok(views::tables(desk)),
+            Statement::Accounts { name } => return Ok(accounts::table(desk, name.as_deref())),
             Statement::Metrics { like } => return Ok(views::metrics(desk, like.as_deref())),
             Statement::Limits { like } => return Ok(views::limits(desk, like.as_deref())),
             Statement::SetWriter { shard, writer, epoch, force } => {
@@ -337,7 +362,10 @@ impl Client {
             Statement::Warnings => return Ok(Table::new(&["Level", "Code", "Message"])),
             Statement::Variables { like } => return Ok(variables_like(like.as_deref())),
             Statement::Select(items) => return Ok(self.select(items)),
-            Statement::Courtesy => return Ok(Table::new(&["ok"])),
+            Statement::Sessions { full } => return Ok(views::sessions(desk, full).await),
+            Statement::Courtesy | Statement::Account(_) | Statement::Kill { .. } => {
+                return Ok(Table::new(&["ok"]));
+            }
             Statement::Moves { all, limit } => views::moves(desk, all, limit).await,
             Statement::Proxies => views::proxies(desk).await,
             Statement::User(key) => views::user(desk, &key).await,

@@ -1,8 +1,9 @@
 //! The admin console: a MySQL-protocol listener whose statements show what the proxy knows, for people with a
 //! `mysql` client at hand and for tools that speak SQL only. It serves `SHOW ...` and what drivers ask when they
-//! connect; the one change it takes is an external controller's `SET SHARD`, which it hands on. It never runs a
-//! statement on a server.
+//! connect; the changes it takes are those of accounts and an external controller's `SET SHARD`, which it hands on. It
+//! never runs a statement on a server.
 
+mod accounts;
 mod client;
 mod courtesy;
 mod statement;
@@ -14,6 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -67,7 +69,22 @@ struct Room {
 #[derive(Debug)]
 pub struct Console(TcpListener);
 
+impl AsFd for Console {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Console {
+    /// A socket that somebody else has bound. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn inherit(bound: std::net::TcpListener) -> io::Result<Self> {
+        bound.set_nonblocking(true)?;
+        TcpListener::from_std(bound).map(Self)
+    }
+
     /// Binds.
     ///
     /// # Errors

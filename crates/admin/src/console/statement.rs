@@ -3,6 +3,7 @@
 use usher_topology::Key;
 use usher_wire::sqlerr::{ErrorId, Failure};
 
+use super::accounts::{self, AccountStatement};
 use super::courtesy::Item;
 use super::words::{Kind, Token, tokens};
 
@@ -17,6 +18,11 @@ pub(super) const HELP: &[(&str, &str)] = &[
     ("SHOW SERVERS", "servers: role, health, position, this proxy's connections"),
     ("SHOW MOVES [ALL] [LIMIT n]", "moves that are not finished, or all, the newest first"),
     ("SHOW PROXIES", "proxies: what each has acknowledged, how long it is silent"),
+    (
+        "SHOW SESSIONS",
+        "clients' sessions at all proxies, and where their statements run; also SHOW PROCESSLIST",
+    ),
+    ("KILL <n>", "end a session, at whatever proxy it is; KILL QUERY only its statement"),
     ("SHOW TABLES", "the catalog of the application's tables"),
     ("SHOW USER '<key>'", "a user's row in the directory, and what this proxy has cached"),
     ("SHOW ROUTE FOR USER '<key>'", "where this proxy sends the user's statements now"),
@@ -24,6 +30,17 @@ pub(super) const HELP: &[(&str, &str)] = &[
     ("SHOW HISTORY [FOR '<subject>'] [LIMIT n]", "who changed what, the newest first"),
     ("SHOW METRICS [LIKE '<pattern>']", "this proxy's metrics"),
     ("SHOW LIMITS [LIKE '<pattern>']", "the limits in force"),
+    ("SHOW ACCOUNTS", "who may log in to this proxy, and from where it knows them"),
+    ("SHOW ACCOUNT '<name>'", "one of them"),
+    (
+        "CREATE ACCOUNT [IF NOT EXISTS] '<name>' IDENTIFIED BY '<password>' [option ..]",
+        "add an account for all proxies; also IDENTIFIED [WITH <plugin>] AS '<hash>'; options: SCHEMAS ALL or \
+         '<name>', ..; DEFAULT SCHEMA '<name>' or NONE; READ ONLY or READ WRITE; ADMIN or NOT ADMIN; \
+         REQUIRE NONE, SSL or X509; \
+         MAX_USER_CONNECTIONS <n>; MAX_STATEMENTS_PER_SECOND <n>; ACCOUNT LOCK or UNLOCK",
+    ),
+    ("ALTER ACCOUNT [IF EXISTS] '<name>' [option ..]", "change what is named of it: options as above"),
+    ("DROP ACCOUNT [IF EXISTS] '<name>'", "take it away and end its sessions"),
     (
         "SET SHARD <name> WRITER '<server>' EPOCH <n> [FORCE]",
         "record what another failover controller has done",
@@ -62,6 +79,17 @@ pub(super) enum Statement {
         epoch: u64,
         force: bool,
     },
+    Accounts {
+        name: Option<String>,
+    },
+    Sessions {
+        full: bool,
+    },
+    Kill {
+        query: bool,
+        id: u64,
+    },
+    Account(AccountStatement),
     /// Something about a session that the console does not have: `SET NAMES`, `BEGIN` ... Answered with OK.
     Courtesy,
     Databases,
@@ -86,12 +114,15 @@ pub(super) fn parse(text: &str) -> Result<Statement, Failure> {
 
 fn unknown(text: &str) -> Failure {
     let mut near: String = text.trim().chars().take(40).collect();
-    if near.len() < text.trim().len() {
+    if text.to_ascii_lowercase().contains("identified") {
+        near = "the rest is not repeated, as it may hold a password".to_owned();
+    } else if near.len() < text.trim().len() {
         near.push_str("...");
     }
     Failure::new(ErrorId::AdminSyntax).note(format!("not a statement of the admin console: {near}")).advice(
-        "SHOW SHARDS, SERVERS, MOVES [ALL], PROXIES, TABLES, USER '<key>', ROUTE FOR USER '<key>', SEQUENCES, \
-         HISTORY, METRICS, LIMITS, or SET SHARD <name> WRITER '<server>' EPOCH <n> [FORCE]; SHOW HELP explains",
+        "SHOW SHARDS, SERVERS, MOVES [ALL], PROXIES, SESSIONS, TABLES, ACCOUNTS, USER '<key>', ROUTE FOR USER '<key>', \
+         SEQUENCES, HISTORY, METRICS, LIMITS, KILL <n>, CREATE, ALTER or DROP ACCOUNT, or SET SHARD <name> WRITER \
+         '<server>' EPOCH <n> [FORCE]; SHOW HELP explains",
     )
 }
 
@@ -128,11 +159,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// A name, quoted or not.
-    fn name(&mut self) -> Option<String> {
+    pub(super) fn name(&mut self) -> Option<String> {
         self.next().filter(|token| token.kind != Kind::Sign).map(|token| token.text.clone())
     }
 
-    fn number<T: std::str::FromStr>(&mut self) -> Option<T> {
+    pub(super) fn number<T: std::str::FromStr>(&mut self) -> Option<T> {
         self.next().filter(|token| token.kind == Kind::Word)?.text.parse().ok()
     }
 
@@ -166,6 +197,14 @@ fn statement(cursor: &mut Cursor<'_>) -> Option<Statement> {
     match first.text.to_ascii_lowercase().as_str() {
         "show" => show(cursor),
         "set" => set(cursor),
+        "kill" => {
+            let query = cursor.is_word("query");
+            if !query {
+                cursor.is_word("connection");
+            }
+            Some(Statement::Kill { query, id: cursor.number()? })
+        }
+        "create" | "alter" | "drop" => accounts::parse(&first.text, cursor).map(Statement::Account),
         "select" => super::courtesy::items(cursor).map(Statement::Select),
         "help" => Some(Statement::Help),
         "use" => cursor.name().map(|_| Statement::Courtesy),
@@ -188,6 +227,12 @@ fn show(cursor: &mut Cursor<'_>) -> Option<Statement> {
         "moves" => Statement::Moves { all: cursor.is_word("all"), limit: cursor.limit()? },
         "proxies" => Statement::Proxies,
         "tables" => Statement::Tables,
+        "sessions" | "processlist" => Statement::Sessions { full: false },
+        "full" if cursor.is_word("sessions") || cursor.is_word("processlist") => {
+            Statement::Sessions { full: true }
+        }
+        "accounts" => Statement::Accounts { name: None },
+        "account" => Statement::Accounts { name: Some(cursor.name()?) },
         "user" => Statement::User(cursor.key()?),
         "route" if cursor.is_word("for") && cursor.is_word("user") => Statement::Route(cursor.key()?),
         "sequences" => Statement::Sequences,
@@ -233,7 +278,7 @@ mod tests {
     #[test]
     fn what_the_help_lists_is_understood() {
         for (form, _) in HELP {
-            let plain = form.replace("[LIKE '<pattern>']", "LIKE 'a%'");
+            let plain = form.replace("[LIKE '<pattern>']", "LIKE 'a%'").replace("[option ..]", "READ ONLY");
             let plain = plain.replace(['[', ']'], "").replace("LIMIT n", "LIMIT 5").replace("<n>", "12");
             let plain = plain.replace(['<', '>'], "");
             assert!(parse(&plain).is_ok(), "{plain}");
@@ -267,6 +312,14 @@ mod tests {
         };
         assert_eq!(parse("SET SHARD s1 WRITER 's1b' EPOCH 12").unwrap(), set(false));
         assert_eq!(parse("/* orchestrator */ set shard `s1` writer s1b epoch 12 force;").unwrap(), set(true));
+    }
+
+    #[test]
+    fn passwords_are_not_repeated() {
+        let failure = parse("ALTER USER a IDENTIFIED BY 'secret' AND MORE").unwrap_err();
+        assert!(!failure.message().contains("secret"), "{failure}");
+        let statement = parse("ALTER USER a IDENTIFIED BY 'secret'").unwrap();
+        assert!(!format!("{statement:?}").contains("secret"));
     }
 
     #[test]
@@ -318,6 +371,14 @@ mod tests {
             "SET names",
             "SET",
             "START SLAVE",
+            "DROP TABLE t",
+            "CREATE ACCOUNT",
+            "CREATE ACCOUNT 'a' READ",
+            "CREATE ACCOUNT 'a' MAX_USER_CONNECTIONS many",
+            "ALTER ACCOUNT IF NOT EXISTS 'a' ADMIN",
+            "ALTER ACCOUNT 'a'@'10.0.0.1' ADMIN",
+            "ALTER ACCOUNT 'a'",
+            "DROP ACCOUNT 'a' ADMIN",
             long.as_str(),
         ] {
             let failure = parse(text).unwrap_err();

@@ -4,12 +4,16 @@ use std::collections::HashMap;
 
 use usher_directory::rows::{self, MoveRow};
 use usher_directory::{Located, State};
+use usher_session::Wanted;
 use usher_topology::{Health, Key, Role, Server, Shard, ShardId, ShardState, Want, choose};
 
 use super::Desk;
 use super::courtesy::is_like;
 use super::statement::HELP;
 use super::table::{Cell, Table};
+
+/// Characters of a statement that are shown without FULL.
+const INFO_CHARS: usize = 100;
 
 type Result<T> = usher_directory::Result<T>;
 
@@ -185,6 +189,39 @@ pub(super) async fn proxies(desk: &Desk) -> Result<Table> {
         ]);
     }
     Ok(table)
+}
+
+/// A proxy that does not tell has a row that says so.
+pub(super) async fn sessions(desk: &Desk, full: bool) -> Table {
+    let wanted = Wanted { account: None, info_chars: if full { usize::MAX } else { INFO_CHARS } };
+    let (sessions, unreached) = desk.shared.sessions_everywhere(&wanted).await;
+    let mut table = Table::new(&[
+        "id", "proxy", "account", "client", "schema", "command", "time_ms", "state", "shard", "server",
+        "thread", "info",
+    ]);
+    for session in sessions {
+        table.push(vec![
+            u64::from(session.id).into(),
+            session.proxy.as_str().into(),
+            session.account.as_str().into(),
+            session.client.as_str().into(),
+            session.schema.as_deref().into(),
+            session.command.as_str().into(),
+            session.time_ms.into(),
+            session.state().into(),
+            session.shard.into(),
+            session.server.into(),
+            session.thread.map(u64::from).into(),
+            session.info.into(),
+        ]);
+    }
+    for one in unreached {
+        let mut row = vec![Cell::Null; 12];
+        row[1] = one.proxy.into();
+        row[7] = one.why.into();
+        table.push(row);
+    }
+    table
 }
 
 pub(super) fn tables(desk: &Desk) -> Table {

@@ -3,6 +3,7 @@
 //! Every change that proxies must learn of raises `control.version` in its own transaction and returns the new version:
 //! what a barrier then waits for. Where an error says that an outcome is unknown, read the row again.
 
+mod accounts;
 mod controllers;
 mod directory;
 mod flips;
@@ -14,6 +15,9 @@ mod sequences;
 mod shards;
 pub(crate) mod tables;
 
+pub use accounts::{
+    AccountChange, AccountRow, Hashes, account, accounts, add_account, change_account, drop_account,
+};
 pub use controllers::{controller_alive, live_controller};
 pub use directory::{
     Changed, DirectoryChange, DirectoryRow, cas_directory, directory_row, directory_rows, set_pinned,

@@ -27,11 +27,14 @@ pub struct ProxyRow {
     pub silent_ms: i64,
     /// Where connections of an earlier life of it may still be open: it has not reached these servers since.
     pub left_over: Vec<ServerId>,
+    /// What its connection ids begin with.
+    pub number: Option<u8>,
 }
 
 pub(crate) const SELECT: &str = "SELECT proxy_id, boot_id, account, http_address, revoked, seen_version, \
     drained_version, TIMESTAMPDIFF(MICROSECOND, alive_at, NOW(3)) DIV 1000, \
-    (SELECT GROUP_CONCAT(l.server_id) FROM usher.proxy_left_over l WHERE l.proxy_id = p.proxy_id) \
+    (SELECT GROUP_CONCAT(l.server_id) FROM usher.proxy_left_over l WHERE l.proxy_id = p.proxy_id), \
+    (SELECT n.number FROM usher.proxy_numbers n WHERE n.proxy_id = p.proxy_id) \
     FROM usher.proxies p ORDER BY proxy_id";
 
 impl ProxyRow {
@@ -47,6 +50,7 @@ impl ProxyRow {
             drained_version: columns.take()?,
             silent_ms: columns.take()?,
             left_over: servers(columns.take::<Option<String>>()?.as_deref())?,
+            number: columns.take()?,
         })
     }
 }

@@ -88,7 +88,8 @@ impl Proxy {
             balancers: Balancers::default(),
             key: Arc::new(key),
             server_version: "10.11.0-MariaDB".to_owned(),
-            number: proxy.number,
+            proxy_id: proxy.id.clone(),
+            token: String::new(),
             metrics: SessionMetrics::default(),
             backend_metrics: BackendMetrics::default(),
         };
@@ -98,6 +99,7 @@ impl Proxy {
             boot_id: u64::from(std::process::id()),
             account: proxy.backend_user.clone(),
             http_address: None,
+            number: proxy.number,
         };
         let hooks = Arc::new(SessionHooks(Arc::clone(&shared)));
         let participant = Participant::register(directory, who, hooks).await.unwrap();
@@ -112,7 +114,7 @@ impl Proxy {
             let polled = participant.run(async { drop(all_ended.await) });
             tokio::join!(polled, served).0.unwrap();
             // The servers may be gone already, if the test has failed.
-            let _ = participant.leave().await;
+            let _ = participant.leave(true).await;
             let _ = tell.send(());
         });
         Self { stop, done }
