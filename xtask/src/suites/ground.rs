@@ -114,7 +114,7 @@ impl Ground {
             )
         };
         self.sql(&format!("{}{}", grant("usher_admin"), grant("usher_px1")))?;
-        run(Command::new(usher).arg("--config").arg(&config).args(["schema", "apply"]))?;
+        run(program(usher).arg("--config").arg(&config).args(["schema", "apply"]))?;
         self.sql(&format!(
             "REPLACE INTO usher.shards (shard_id, name, writer_id) VALUES (0, 'global', 1); \
              REPLACE INTO usher.servers (server_id, shard_id, name, host, port, role) \
@@ -122,7 +122,7 @@ impl Ground {
             self.ports[1]
         ))?;
         let log = File::create(folder.join("usher.log"))?;
-        let mut command = Command::new(usher);
+        let mut command = program(usher);
         command.arg("--config").arg(&config).arg("proxy").stdin(Stdio::null());
         self.proxy = Some(command.stdout(log.try_clone()?).stderr(log).spawn().context("cannot run usher")?);
         self.await_proxy()
@@ -163,6 +163,13 @@ impl Ground {
         }
         text
     }
+}
+
+/// The program; variables of its name are settings to it, and this one is the chore's.
+fn program(usher: &Path) -> Command {
+    let mut command = Command::new(usher);
+    command.env_remove("USHER_SUITES");
+    command
 }
 
 impl Drop for Ground {
