@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Keep what was found that reaches new code: fuzz/corpus gets the smallest set of inputs that reaches all of it.
     #[arg(long)]
     keep: bool,
+    /// Where the search begins: the same number tries the same inputs, as long as the time lasts. Random if not given.
+    #[arg(long)]
+    seed: Option<u32>,
 }
 
 /// One target under way.
@@ -63,14 +66,16 @@ pub(crate) fn run_all(options: &Options) -> Result<bool> {
     house.build(&targets)?;
     let cores = thread::available_parallelism().map_or(1, usize::from).min(targets.len());
     let each = (options.seconds * cores as u64 / targets.len() as u64).max(1);
-    say(&format!("{} targets, {each} s each, {cores} at a time", targets.len()));
+    // libFuzzer takes 0 for "any".
+    let seed = options.seed.unwrap_or_else(rand::random).max(1);
+    say(&format!("{} targets, {each} s each, {cores} at a time, seed {seed}", targets.len()));
     let head = ["target", "seconds", "inputs", "coverage", "memory MB", ""].map(str::to_owned).to_vec();
     let (mut running, mut rows, mut good) = (Vec::new(), vec![head], true);
     while !(targets.is_empty() && running.is_empty()) {
         while running.len() < cores
             && let Some(name) = targets.pop_front()
         {
-            running.push(house.start(name, each)?);
+            running.push(house.start(name, each, seed)?);
         }
         let Some(at) = ended(&mut running, Duration::from_secs(each) + GRACE)? else {
             thread::sleep(Duration::from_millis(50));
@@ -183,10 +188,10 @@ impl House {
         Ok(folder)
     }
 
-    fn start(&self, name: String, seconds: u64) -> Result<Running> {
+    fn start(&self, name: String, seconds: u64, seed: u32) -> Result<Running> {
         let artifacts = self.folder(&self.fuzz, "artifacts", &name)?;
         let mut command = self.program(&name);
-        command.args(LIMITS).arg(format!("-max_total_time={seconds}"));
+        command.args(LIMITS).arg(format!("-max_total_time={seconds}")).arg(format!("-seed={seed}"));
         command.arg(format!("-artifact_prefix={}/", artifacts.display()));
         if name.starts_with("sql") {
             command.arg(format!("-dict={}", self.fuzz.join("dictionaries/sql.dict").display()));
