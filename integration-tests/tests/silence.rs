@@ -58,7 +58,7 @@ async fn clients_that_are_silent_keep_nothing() {
     let bed = Bed::up("silent-client", 1, 0).await;
     let patient = bed
         .proxy(1, |config| {
-            config.limits.stop_ms = 30_000;
+            config.limits.stop_ms = 1_000;
             nobody(config);
         })
         .await;
@@ -71,7 +71,9 @@ async fn clients_that_are_silent_keep_nothing() {
     let mut half = half_a_command(&patient).await;
     let start = Instant::now();
     patient.stop().await;
-    assert!(start.elapsed() < AT_ONCE, "{:?}: stopping waited for silent clients", start.elapsed());
+    // They may say something up to then, and would be told.
+    let limit = Duration::from_millis(1_000);
+    assert!(start.elapsed() < limit + AT_ONCE, "{:?}: stopping waited for silent clients", start.elapsed());
     assert_eq!(error_code(&packet(&mut half).await), 1053);
     drop(tls);
 }
