@@ -237,11 +237,9 @@ impl Pool {
             permit.forget();
             return Ok(());
         }
-        self.metrics.waits.inc();
-        let _waiting = Waiting::new(self);
+        let _waiting = Waiting::begin(self);
         let waited_ms = self.limits.checkout_wait_ms;
         // Those who wait are served in the order in which they came.
-        let _waits = Waits::begin(&self.metrics);
         match timeout(Duration::from_millis(waited_ms), self.permits.acquire()).await {
             Ok(Ok(permit)) => {
                 permit.forget();
@@ -377,40 +375,27 @@ impl Pool {
     }
 }
 
-/// Somebody waits, till this is dropped.
-struct Waits<'m> {
-    metrics: &'m BackendMetrics,
+/// One who waits for a connection, till this is dropped.
+struct Waiting<'p> {
+    pool: &'p Pool,
     since: Instant,
 }
 
-impl<'m> Waits<'m> {
-    fn begin(metrics: &'m BackendMetrics) -> Self {
-        metrics.waiting.inc();
-        Self { metrics, since: Instant::now() }
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.metrics.waiting.dec();
-        self.metrics.wait_seconds.0.observe(self.since.elapsed().as_secs_f64());
-    }
-}
-
-/// One who waits for a connection.
-struct Waiting<'p>(&'p Pool);
-
 impl<'p> Waiting<'p> {
-    fn new(pool: &'p Pool) -> Self {
+    fn begin(pool: &'p Pool) -> Self {
+        pool.metrics.waits.inc();
+        pool.metrics.waiting.inc();
         pool.waiting.fetch_add(1, Ordering::SeqCst);
         pool.wanted.notify_waiters();
-        Self(pool)
+        Self { pool, since: Instant::now() }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.pool.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.pool.metrics.waiting.dec();
+        self.pool.metrics.wait_seconds.0.observe(self.since.elapsed().as_secs_f64());
     }
 }
 

@@ -52,5 +52,5 @@ pub use account::{AccountSeen, Accounts};
 pub use listing::SessionRow;
 pub use metrics::SessionMetrics;
 pub use peers::{KillOrder, Killed, Peers, Told, Unreached, Wanted};
-pub use shared::{Balancers, HeaderRule, SessionHooks, Setup, Shared};
+pub use shared::{Balancers, HeaderRule, Introduced, SessionHooks, Setup, Shared};
 pub use tls::{ClientTls, TlsFiles};

@@ -1,7 +1,7 @@
 //! What all sessions of a proxy share, and what a new state of the deployment changes in it.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use usher_sql::{Catalog, KeyType as SqlKeyType, Sharded, Table, TextRule};
 use usher_topology::{ServerId, ShardState};
 use usher_wire::Caps;
 use usher_wire::auth::ServerKey;
+use usher_wire::proxy_header::{self, Front};
+use usher_wire::sqlerr::{ErrorId, Failure};
 
 use crate::account::Accounts;
 use crate::gate::Gate;
@@ -262,6 +264,37 @@ pub enum HeaderRule {
     Optional,
     /// It must.
     Required,
+}
+
+/// What stands at the front of a balancer's connection, by the rule for it.
+#[derive(Debug)]
+pub enum Introduced {
+    /// At least so many more bytes are needed to tell.
+    Missing(usize),
+    /// Who the client is, if that is said, and how many bytes say it.
+    Client {
+        /// Of the header; 0 without one.
+        len: usize,
+        /// The client's address.
+        client: Option<SocketAddr>,
+    },
+    /// The connection is not to be served.
+    Refused(Failure),
+}
+
+impl HeaderRule {
+    /// Reads what has come of a connection so far.
+    #[must_use]
+    pub fn read(self, buf: &[u8]) -> Introduced {
+        let refused = |why: String| Introduced::Refused(Failure::new(ErrorId::ProxyHeader).note(why));
+        match proxy_header::read(buf) {
+            Ok(Front::Missing(lacking)) => Introduced::Missing(lacking),
+            Ok(Front::Header { len, client }) => Introduced::Client { len, client },
+            Ok(Front::Absent) if self == Self::Optional => Introduced::Client { len: 0, client: None },
+            Ok(Front::Absent) => refused("proxy.proxy_protocol_required asks for one".to_owned()),
+            Err(error) => refused(error.to_string()),
+        }
+    }
 }
 
 /// Forgets watermarks that all copies have reached.

@@ -7,12 +7,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use usher_backend::Stream;
 use usher_wire::frame::{Header, message, missing, write_packet};
-use usher_wire::proxy_header::{self, Front};
 use usher_wire::sqlerr::{ErrorId, Failure};
 
 use crate::channel::Channel;
 use crate::session::End;
-use crate::shared::{HeaderRule, Shared};
+use crate::shared::{HeaderRule, Introduced, Shared};
 use crate::tls::ClientTls;
 
 /// The largest packet before login: names, attributes, an encrypted password.
@@ -102,20 +101,14 @@ impl Talk {
     /// What a load balancer says of the client before the client says anything.
     pub(crate) async fn introduction(&mut self, rule: HeaderRule) -> Result<Option<SocketAddr>, End> {
         loop {
-            let wrong = match proxy_header::read(&self.buf) {
-                Ok(Front::Missing(lacking)) => {
-                    self.read(lacking).await?;
-                    continue;
-                }
-                Ok(Front::Header { len, client }) => {
+            match rule.read(&self.buf) {
+                Introduced::Missing(lacking) => self.read(lacking).await?,
+                Introduced::Client { len, client } => {
                     self.buf.drain(..len);
                     return Ok(client);
                 }
-                Ok(Front::Absent) if rule == HeaderRule::Optional => return Ok(None),
-                Ok(Front::Absent) => "proxy.proxy_protocol_required asks for one".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            return Err(self.fail_unasked(&Failure::new(ErrorId::ProxyHeader).note(wrong)).await);
+                Introduced::Refused(failure) => return Err(self.fail_unasked(&failure).await),
+            }
         }
     }
 

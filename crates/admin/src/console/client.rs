@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use usher_config::Admin;
 use usher_directory::Error as DirectoryError;
-use usher_session::{HeaderRule, KillOrder, Killed};
+use usher_session::{HeaderRule, Introduced, KillOrder, Killed};
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
 use usher_wire::collation;
@@ -19,7 +19,6 @@ use usher_wire::command::Command;
 use usher_wire::frame::{message, write_packet};
 use usher_wire::handshake::{Greeting, HandshakeResponse, Salt};
 use usher_wire::packet::OkPacket;
-use usher_wire::proxy_header::{self, Front};
 use usher_wire::result::Answer;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
@@ -104,22 +103,18 @@ impl Line {
     /// What a load balancer says of the client before the client says anything.
     async fn introduction(&mut self, rule: HeaderRule) -> Result<Option<SocketAddr>, End> {
         loop {
-            let wrong = match proxy_header::read(&self.buf) {
-                Ok(Front::Missing(_)) => {
+            match rule.read(&self.buf) {
+                Introduced::Missing(_) => {
                     if self.tcp.read_buf(&mut self.buf).await? == 0 {
                         return Err(End::Gone);
                     }
-                    continue;
                 }
-                Ok(Front::Header { len, client }) => {
+                Introduced::Client { len, client } => {
                     self.buf.drain(..len);
                     return Ok(client);
                 }
-                Ok(Front::Absent) if rule == HeaderRule::Optional => return Ok(None),
-                Ok(Front::Absent) => "proxy.proxy_protocol_required asks for one".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            return Err(self.fail(&Failure::new(ErrorId::ProxyHeader).note(wrong)).await);
+                Introduced::Refused(failure) => return Err(self.fail(&failure).await),
+            }
         }
     }
 
