@@ -35,6 +35,7 @@ async fn an_unsharded_schema_is_as_on_one_server() {
     ushers_own_schema_is_not_shown(&mut conn).await;
     let global = bed.endpoints.servers().find(|server| server.name.starts_with('g')).unwrap();
     own_values_are_as_a_servers(&mut conn, &mut admin(global).await).await;
+    variables_of_the_server_are_one_writers(&mut conn, &mut admin(global).await).await;
     schema_changes_are_prepared(&mut conn).await;
     the_clients_own_timeout_holds(&proxy).await;
     sessions_are_killed(&proxy, &mut conn).await;
@@ -106,6 +107,22 @@ async fn own_values_are_as_a_servers(conn: &mut Conn, plain: &mut Conn) {
 }
 
 /// Schema changes and USE as prepared statements, and what a server says when it prepares.
+/// Whichever server is asked, it is the writer: copies would say that they are read-only.
+async fn variables_of_the_server_are_one_writers(conn: &mut Conn, plain: &mut Conn) {
+    let asked = "SELECT @@global.read_only, @@server_id, @@auto_increment_offset";
+    let expected: (bool, u32, u32) = plain.query_first(asked).await.unwrap().unwrap();
+    assert!(!expected.0);
+    for _ in 0..8 {
+        let seen: (bool, u32, u32) = conn.query_first(asked).await.unwrap().unwrap();
+        assert_eq!(seen, expected);
+        let seen: (bool, u32, u32) = conn.exec_first(asked, ()).await.unwrap().unwrap();
+        assert_eq!(seen, expected, "prepared");
+        conn.query_drop("SET @offset = @@auto_increment_offset").await.unwrap();
+        let seen: u32 = conn.query_first("SELECT @offset").await.unwrap().unwrap();
+        assert_eq!(seen, expected.2);
+    }
+}
+
 async fn schema_changes_are_prepared(conn: &mut Conn) {
     conn.query_drop("BEGIN").await.unwrap();
     conn.query_drop("INSERT INTO seats VALUES (60, 'c')").await.unwrap();

@@ -231,7 +231,7 @@ impl Session {
                 .into());
         }
         if self.owed.is_some() {
-            self.settle_debts().await;
+            Box::pin(self.settle_debts()).await;
         }
         (self.failure, self.told) = (None, None);
         self.notices.clear();
@@ -252,7 +252,7 @@ impl Session {
             Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
                 self.plan_again(prepared)?;
                 self.account.may(&prepared.plan, &self.shared.schemas)?;
-                self.execute_here(prepared, raw, joined, turn).await
+                Box::pin(self.execute_here(prepared, raw, joined, turn)).await
             }
             served => served,
         }
@@ -311,7 +311,6 @@ impl Session {
         joined: Option<&[u8]>,
         turn: Turn,
     ) -> Served {
-        let attributes = self.client.caps.has(Caps::QUERY_ATTRIBUTES);
         let plan = Arc::clone(&prepared.plan);
         if matches!(plan.kind, Kind::Load { local: true }) && !self.client.caps.has(Caps::LOCAL_FILES) {
             return Err(Stop::Pass(self.local_files_refused()));
@@ -324,6 +323,35 @@ impl Session {
         {
             return Box::pin(self.execute_as_text(prepared, turn)).await;
         }
+        let Execution { key, insert, mut rewritten, cursor } =
+            self.execution(prepared, &plan, raw, joined).await?;
+        let packet = match &mut rewritten {
+            Some(packet) => packet.as_mut_slice(),
+            None => raw,
+        };
+        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet, cursor };
+        if plan.uses.found_rows {
+            Box::pin(self.settle_found_rows()).await;
+        }
+        self.prelude = self.own_values_prelude(&plan.uses);
+        let served = self.run_execute(&plan, key, body, insert, turn).await;
+        self.prelude = None;
+        if let Some(packet) = rewritten {
+            buffers::give_back(packet);
+        }
+        served
+    }
+
+    /// Reads the parameters: whose statement it is, the ids of its rows, and what goes to the server. None of it is kept
+    /// while the statement runs but what is returned: every connection has room for what is.
+    async fn execution(
+        &mut self,
+        prepared: &mut Prepared,
+        plan: &Plan,
+        raw: &[u8],
+        joined: Option<&[u8]>,
+    ) -> Result<Execution, Stop> {
+        let attributes = self.client.caps.has(Caps::QUERY_ATTRIBUTES);
         let numbers: Vec<u16> = prepared.long.iter().map(|(number, _)| *number).collect();
         let payload = joined.or_else(|| raw.get(4..)).unwrap_or_default();
         let execute = Execute::parse(payload, prepared.params, &prepared.types, &numbers, attributes)?;
@@ -346,6 +374,9 @@ impl Session {
             many = execute.params().enumerate().map(|(n, (_, p))| with_long(p, n, &prepared.long)).collect();
             &many
         };
+        if plan.uses.named_lock {
+            self.locks = self.lock_names(&prepared.text, params);
+        }
         let settings = Arc::clone(&self.settings);
         let values = Values {
             text: &prepared.text,
@@ -363,41 +394,21 @@ impl Session {
             (Some(shape), Target::User { .. }) => {
                 let rows = row_ids(shape, &values);
                 let insert = self.ids_for(shape, &rows).await?;
-                let key = insert_key(&plan, shape, &values, insert.first_id)?;
+                let key = insert_key(plan, shape, &values, insert.first_id)?;
                 (key, Some(insert), Some(rows))
             }
             (None, Target::User { sources }) => (values.one_key(sources)?, None, None),
             _ => (None, None, None),
         };
-        let needs_ids = insert.is_some_and(|insert| insert.first_id.is_some());
-        let rewritten = if !needs_ids && joined.is_none() && execute.is_plain(attributes) {
-            None
-        } else {
-            Some(rewrite(&execute, prepared, &plan, replaced.as_deref(), insert.and_then(|i| i.first_id)))
-        };
+        let first_id = insert.and_then(|insert| insert.first_id);
+        let goes_as_it_is = first_id.is_none() && joined.is_none() && execute.is_plain(attributes);
+        let rewritten =
+            (!goes_as_it_is).then(|| rewrite(&execute, prepared, plan, replaced.as_deref(), first_id));
         let cursor = execute.flags != 0;
-        if plan.uses.named_lock {
-            self.locks = self.lock_names(&prepared.text, params);
-        }
         if let Some(types) = types {
             prepared.spare_types = Some(std::mem::replace(&mut prepared.types, types));
         }
-        let mut rewritten = rewritten;
-        let packet = match &mut rewritten {
-            Some(packet) => packet.as_mut_slice(),
-            None => raw,
-        };
-        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet, cursor };
-        if plan.uses.found_rows {
-            self.settle_found_rows().await;
-        }
-        self.prelude = self.own_values_prelude(&plan.uses);
-        let served = self.run_execute(&plan, key, body, insert, turn).await;
-        self.prelude = None;
-        if let Some(packet) = rewritten {
-            buffers::give_back(packet);
-        }
-        served
+        Ok(Execution { key, insert, rewritten, cursor })
     }
 
     async fn run_execute(
@@ -425,14 +436,9 @@ impl Session {
                 self.run(order, turn).await
             }
             _ => {
-                let place = self.any_place();
-                let order =
-                    Order { plan, place, key: None, body, insert_id: None, writer_hint: plan.needs_writer };
-                if plan.uses.named_lock {
-                    let place = Place { shard: ShardId::GLOBAL, from_writer: true };
-                    return self.run_aside(Order { place, ..order }, turn).await;
-                }
-                self.run_aside(order, turn).await
+                let (place, writer_hint) = self.place_without_table(plan);
+                self.run_aside(Order { plan, place, key: None, body, insert_id: None, writer_hint }, turn)
+                    .await
             }
         }
     }
@@ -498,6 +504,15 @@ impl Session {
         }
         Ok(Answered { failed: false, seq: turn.seq })
     }
+}
+
+/// What an execution sends, and for whom.
+struct Execution {
+    key: Option<Key>,
+    insert: Option<crate::insert::Insert>,
+    /// In place of the client's packet.
+    rewritten: Option<Vec<u8>>,
+    cursor: bool,
 }
 
 /// Parameters that are held without an allocation.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use usher_sql::{DdlKind, Digest, Found, Kind, Literal, Plan, ShowKind, Target};
-use usher_topology::{Key, ShardId};
+use usher_topology::{Key, Shard, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, COM_REFRESH, strip_attributes};
 use usher_wire::frame::write_packet;
@@ -339,15 +339,29 @@ impl Session {
 
     /// A statement without a table: on the connection at hand, or on some server.
     pub(crate) async fn anywhere(&mut self, plan: &Plan, packets: &[u8], turn: Turn) -> Served {
-        let place = self.any_place();
+        let (place, writer_hint) = self.place_without_table(plan);
         let body = Body::Text(packets);
-        let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: plan.needs_writer };
+        self.run_aside(Order { plan, place, key: None, body, insert_id: None, writer_hint }, turn).await
+    }
+
+    /// Where a statement without a table runs, and whether it is for a writer only.
+    pub(crate) fn place_without_table(&mut self, plan: &Plan) -> (Place, bool) {
         if plan.uses.named_lock {
             // Everybody's locks have to meet.
-            let place = Place { shard: ShardId::GLOBAL, from_writer: true };
-            return self.run_aside(Order { place, ..order }, turn).await;
+            return (Place { shard: ShardId::GLOBAL, from_writer: true }, plan.needs_writer);
         }
-        self.run_aside(order, turn).await
+        if !plan.uses.system_vars.is_empty() && self.bound.is_empty() {
+            // What a server says of itself has to be the same each time, and copies say that they are read-only.
+            let state = self.shared.directory.state();
+            let health = self.shared.monitor.health();
+            let is_up = |shard: &&Shard| health.get(&shard.writer).is_some_and(|seen| seen.up);
+            let shards = &state.topology.shards;
+            let global = shards.iter().find(|shard| shard.id.is_global()).filter(is_up);
+            let shard =
+                global.or_else(|| shards.iter().find(is_up)).map_or(ShardId::GLOBAL, |shard| shard.id);
+            return (Place { shard, from_writer: true }, true);
+        }
+        (self.any_place(), plan.needs_writer)
     }
 
     /// `@@socket` is a server's own: a driver that finds it on this machine would connect there, past the proxy.

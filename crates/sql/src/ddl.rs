@@ -252,7 +252,11 @@ pub fn parse(text: &[u8], default_schema: Option<&str>, mode: Mode) -> Result<Op
     let (mut create, mut declaration) = (None, None);
     match head.kind {
         DdlKind::CreateTable | DdlKind::CreateTemporaryTable if head.like.is_none() => {
-            let (table, comment) = columns_and_options(&tokens, head.next)?;
+            let (table, comment) = match columns_and_options(&tokens, head.next) {
+                // Its place is the global master's, and so is the word on what is wrong with it.
+                Err(DdlError::Unreadable(_)) if !may_declare(text) => (CreateTable::default(), None),
+                read => read?,
+            };
             create = Some(table);
             declaration = comment.map(|comment| Declaration::parse(&comment)).transpose()?.flatten();
         }
@@ -264,6 +268,11 @@ pub fn parse(text: &[u8], default_schema: Option<&str>, mode: Mode) -> Result<Op
     }
     let Head { kind, tables, like, conditional, database, .. } = head;
     Ok(Some(Ddl { kind, tables, like, conditional, database, create, declaration }))
+}
+
+/// Whether a comment of the text could declare a sharded table.
+fn may_declare(text: &[u8]) -> bool {
+    text.windows(5).any(|part| part.eq_ignore_ascii_case(b"usher"))
 }
 
 /// The value of COMMENT outside parentheses, behind a comma or among table options. In ALTER a column's COMMENT
@@ -298,7 +307,9 @@ fn columns_and_options(tokens: &Tokens<'_>, at: usize) -> Result<(CreateTable, O
     let mut table = CreateTable::default();
     let mut options = at;
     let is_query = |at: usize| tokens.is_any(at, &["SELECT", "WITH", "VALUES", "TABLE"]);
-    if tokens.is_op(at, "(") && !is_query(at + 1) {
+    // A query may stand in any number of parentheses.
+    let inner = (at..tokens.len()).find(|at| !tokens.is_op(*at, "(")).unwrap_or(at);
+    if tokens.is_op(at, "(") && !is_query(inner) {
         let close = tokens.closing(at, tokens.len()).ok_or_else(|| unreadable(tokens, at))?;
         for part in tokens.split_commas(at + 1..close) {
             definition(tokens, part.start, part.end, &mut table)?;

@@ -294,6 +294,16 @@ fn declarations_that_do_not_fit() {
 }
 
 #[test]
+fn what_declares_nothing_is_the_servers_to_read() {
+    for text in ["CREATE TABLE x ((SELECT 1))", "CREATE TABLE x (((VALUES (1)) LIMIT 1))"] {
+        assert!(parsed(text).create.unwrap().from_query, "{text}");
+    }
+    assert!(parsed("CREATE TABLE x (a INT").create.is_some());
+    let declared = b"CREATE TABLE x (a INT COMMENT 'usher:sharded key=a'";
+    assert!(matches!(ddl::parse(declared, None, Mode::default()), Err(ddl::DdlError::Unreadable(_))));
+}
+
+#[test]
 fn other_schema_changes() {
     let ddl = parsed(
         "ALTER TABLE x.photos ADD COLUMN c INT COMMENT 'usher:sharded key=c', COMMENT 'usher:sharded key=user_id'",
