@@ -321,7 +321,6 @@ async fn what_is_not_supported_says_why(ground: &Ground) {
         ("SELECT u.name FROM users u JOIN words w ON w.word = u.name WHERE u.user_id = 1".to_owned(), ""),
         (format!("UPDATE users SET user_id = 7 WHERE user_id = {user}"), ""),
         (format!("SELECT name FROM users WHERE user_id IN ({user}, 1)"), ""),
-        ("XA START 'x'".to_owned(), "XA"),
         ("LOAD DATA INFILE 'x' INTO TABLE users".to_owned(), "loads a file"),
     ] {
         let refused = conn.query_drop(&text).await;

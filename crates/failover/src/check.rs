@@ -33,6 +33,8 @@ pub struct Pair {
     pub lag_over_ms: Option<u64>,
     /// A move that has users of this shard locked.
     pub locked_move: Option<MoveId>,
+    /// XA transactions that the writer keeps prepared.
+    pub prepared: Vec<String>,
 }
 
 /// Why a flip is refused, and what to do.
@@ -98,6 +100,18 @@ pub enum Refusal {
         /// The limit.
         limit_ms: u64,
     },
+    /// Prepared XA transactions: they hold rows on the writer, and their owners have to find them there.
+    #[error(
+        "its writer {name} keeps prepared XA transactions ({}); commit or roll them back first (XA RECOVER lists them, \
+         XA COMMIT and XA ROLLBACK end them, also through a proxy)",
+        prepared.join("; ")
+    )]
+    Prepared {
+        /// The writer.
+        name: String,
+        /// Their names.
+        prepared: Vec<String>,
+    },
     /// A move has users locked.
     #[error("move {0} has a user of this shard locked; wait for it or abort it (`usher move abort {0}`)")]
     LockedMove(MoveId),
@@ -135,6 +149,9 @@ pub fn check(pair: &Pair) -> Result<(), Refusal> {
     if let Some(limit_ms) = pair.lag_over_ms {
         return Err(Refusal::Lag { name: standby.name.clone(), limit_ms });
     }
+    if !pair.prepared.is_empty() {
+        return Err(Refusal::Prepared { name: writer.name.clone(), prepared: pair.prepared.clone() });
+    }
     pair.locked_move.map_or(Ok(()), |id| Err(Refusal::LockedMove(id)))
 }
 
@@ -155,6 +172,7 @@ mod tests {
             errant: false,
             lag_over_ms: None,
             locked_move: None,
+            prepared: Vec::new(),
         }
     }
 
@@ -162,7 +180,10 @@ mod tests {
     fn each_condition_is_named() {
         check(&sound()).unwrap();
         type Spoil = fn(&mut Pair);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 10] = [
+            ("keeps prepared XA transactions ('a'; X'00')", |p| {
+                p.prepared = vec!["'a'".to_owned(), "X'00'".to_owned()];
+            }),
             ("a planned flip needs it", |p| p.writer.down = Some("refused".into())),
             ("standby s12 does not answer", |p| p.standby.down = Some("refused".into())),
             ("starts from rw", |p| p.state = ShardState::Ro),

@@ -197,7 +197,11 @@ impl<'a> Runner<'a> {
                 .map(|(_, moving)| &moving.row)
                 .find(|row| row.src == self.shard.id || row.dst == self.shard.id)
                 .map(|row| row.id),
+            prepared: Vec::new(),
         };
+        if let Some(old) = &mut self.old {
+            pair.prepared = old.at_once(async |conn, _| server::prepared_branches(conn).await).await?;
+        }
         let refused = |refusal| Error::Refused { shard: self.shard.name.clone(), refusal };
         check(&pair).map_err(refused)?;
         self.compare(&mut pair).await?;
@@ -414,8 +418,22 @@ impl<'a> Runner<'a> {
         let scope = Scope { shards: vec![self.shard.id], dead: Vec::new() };
         let passed = barrier::pass(&self.flips.global, self.version, patience, &scope, &mut |_| ()).await;
         self.report.revoked = passed.map_err(text)?;
+        self.look_for_prepared().await?;
         self.run.drained = true;
         Ok(())
+    }
+
+    /// What was begun before the flip may have been prepared since; from now on nothing is.
+    async fn look_for_prepared(&mut self) -> Result<(), String> {
+        let (old, _) = both(&mut self.old, &mut self.new, &self.shard.name).map_err(text)?;
+        let prepared = old.at_once(async |conn, _| server::prepared_branches(conn).await).await.map_err(text)?;
+        match prepared.is_empty() {
+            true => Ok(()),
+            false => {
+                let refusal = crate::Refusal::Prepared { name: self.report.from.clone(), prepared };
+                Err(refusal.to_string())
+            }
+        }
     }
 
     async fn close(&mut self) -> Result<(), String> {

@@ -191,6 +191,20 @@ pub enum Refusal {
         /// The row's state.
         state: String,
     },
+    /// A prepared XA transaction has changed the user's rows, and would change them on the source after the move.
+    #[error(
+        "shard {shard} keeps an XA transaction prepared that holds rows of the user in {table}; it is one of {}: commit \
+         it or roll it back first (XA COMMIT, XA ROLLBACK, also through a proxy)",
+        prepared.join("; ")
+    )]
+    Prepared {
+        /// The source.
+        shard: String,
+        /// A table with such rows.
+        table: String,
+        /// All that are prepared there.
+        prepared: Vec<String>,
+    },
     /// The source's ownership row and the directory do not agree.
     #[error(
         "shard {shard} does not own the user as the directory says: its row shows {found}, expected owned, generation {expected}"

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use usher_directory::State;
 use usher_directory::rows::{TableKind, TableState};
-use usher_directory::server::reached;
+use usher_directory::server::{prepared_branches, reached};
 use usher_topology::{Key, Shard, ShardState};
 
 use crate::decide::OwnState;
@@ -13,6 +13,9 @@ use crate::sessions::{Session, Sessions};
 use crate::shard_rows;
 use crate::table::Table;
 use crate::{MoveError, Refusal, Result};
+
+/// What servers say of rows that somebody else has locked: MariaDB's lock wait timeout, MySQL's NOWAIT.
+const LOCKED: [u16; 2] = [1205, 3572];
 
 /// A user as the directory has it.
 pub(crate) struct Subject<'a> {
@@ -165,6 +168,38 @@ async fn empty(target: &mut Session, dst: &Shard, table: &Table, key: &Key) -> R
         }
         _ => Ok(()),
     }
+}
+
+/// Fails if a prepared XA transaction holds rows of the user. No other transaction can, as all have ended that touched
+/// the user, and none begins.
+///
+/// # Errors
+/// [`Refusal::Prepared`], or the server's own.
+pub(crate) async fn not_prepared(
+    source: &mut Session,
+    state: &State,
+    src: &Shard,
+    key: &Key,
+) -> Result<()> {
+    let prepared = prepared_branches(&mut source.conn).await.map_err(source.error())?;
+    if prepared.is_empty() {
+        return Ok(());
+    }
+    for table in load(source, state).await? {
+        source.conn.query_drop("START TRANSACTION").await.map_err(source.error())?;
+        let looked: mysql_async::Result<Option<u64>> =
+            source.conn.query_first(format!("{} FOR UPDATE NOWAIT", table.count(key))).await;
+        source.conn.query_drop("ROLLBACK").await.map_err(source.error())?;
+        match looked {
+            Ok(_) => {}
+            Err(mysql_async::Error::Server(error)) if LOCKED.contains(&error.code) => {
+                let (shard, table) = (src.name.clone(), table.label());
+                return Err(Refusal::Prepared { shard, table, prepared }.into());
+            }
+            Err(error) => return Err(source.error()(error)),
+        }
+    }
+    Ok(())
 }
 
 async fn ownership(

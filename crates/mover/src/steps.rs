@@ -115,10 +115,12 @@ impl Run {
     }
 
     /// The drain's proof: this lock on the ownership row is granted once the user's last open transaction has ended,
-    /// and every later one finds the row locked.
+    /// and every later one finds the row locked. A prepared XA transaction has no session to wait for, and keeps no shared
+    /// lock: it is looked for by the rows that it holds.
     async fn drain(&self, now: &Picture, from: Generation) -> Result<()> {
         self.note_epochs(now, Phase::Locked).await?;
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
+        preflight::not_prepared(&mut source, &now.state, now.src()?, &self.key).await?;
         let change = OwnChange {
             key: &self.key,
             move_id: self.id,

@@ -35,7 +35,12 @@ pub(crate) fn statements(server: Server, secrets: &Secrets) -> String {
             "DELETE FROM mysql.global_priv WHERE User = '';\n".to_owned(),
             ", SLAVE MONITOR",
         ),
-        Server::Mysql => ("", format!("ALTER USER root@localhost IDENTIFIED BY '{}';\n", secrets.admin), ""),
+        // To see which XA transactions are prepared, and end them where they are.
+        Server::Mysql => (
+            "",
+            format!("ALTER USER root@localhost IDENTIFIED BY '{}';\n", secrets.admin),
+            ", XA_RECOVER_ADMIN",
+        ),
     };
     let mut sql = format!("{first}{root}");
     let account = |user: &str, password: &str, privileges: &str| {

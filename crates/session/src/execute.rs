@@ -4,6 +4,7 @@ mod admit;
 mod bound;
 mod exchange;
 mod finish;
+mod xa;
 
 use std::sync::Arc;
 
@@ -235,6 +236,7 @@ impl Session {
         let entered = std::mem::take(&mut self.entered);
         let written = std::mem::take(&mut self.written);
         let cleared = std::mem::take(&mut self.cleared);
+        let branch = self.branch.take();
         let next = std::mem::take(&mut self.next_transaction);
         let before = Arc::clone(&self.settings);
         let served = match bound {
@@ -244,7 +246,7 @@ impl Session {
         self.aside = None;
         (self.transaction, self.entered) = (in_transaction, entered);
         (self.written, self.cleared) = (written, cleared);
-        self.next_transaction = next;
+        (self.branch, self.next_transaction) = (branch, next);
         if Arc::ptr_eq(&self.settings, &before) {
             self.settings = own;
         } else if !self.autocommit {

@@ -46,6 +46,7 @@ mod tls;
 mod transaction;
 mod user_vars;
 mod watermark;
+mod xa;
 
 pub use accept::{Listener, serve};
 pub use account::{AccountSeen, Accounts};

@@ -8,6 +8,7 @@ use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::COM_STMT_PREPARE;
 use usher_wire::relay::{Kind as AnswerKind, Progress, Relay};
+use usher_wire::result::Format;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::stmt::{Execute, Param, ParamType};
 
@@ -245,6 +246,9 @@ impl Session {
             self.plan_again(prepared)?;
             self.account.may(&prepared.plan, &self.shared.schemas)?;
         }
+        if self.branch.is_some() {
+            self.check_branch(&prepared.plan)?;
+        }
         if prepared.schema.as_deref() != self.settings.schema() {
             return Box::pin(self.execute_in_its_schema(prepared, raw, joined, turn)).await;
         }
@@ -468,6 +472,10 @@ impl Session {
         let digest = usher_sql::digest(&prepared.text, self.mode, &mut literals);
         let packets = crate::query::packet(&prepared.text);
         let text = Text { text: &prepared.text, packets: &packets, digest: &digest, literals: &literals };
+        if prepared.plan.kind == Kind::Xa {
+            // XA RECOVER has rows.
+            return self.xa(text, &prepared.plan, (None, Format::Binary), turn).await;
+        }
         self.statement(text, turn).await
     }
 
@@ -655,7 +663,7 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
     match &plan.kind {
         // USE is for the server to say: MariaDB takes it, MySQL does not.
         Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => refused("this command is not supported"),
-        Kind::Kill | Kind::Xa if plan.params > 0 => refused("usher does not support its parameters"),
+        Kind::Kill if plan.params > 0 => refused("usher does not support its parameters"),
         _ => match &plan.target {
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ => Ok(()),

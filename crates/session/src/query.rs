@@ -7,6 +7,7 @@ use usher_topology::{Key, Shard, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::{COM_FIELD_LIST, COM_QUERY, COM_REFRESH, strip_attributes};
 use usher_wire::frame::write_packet;
+use usher_wire::result::Format;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::diagnostics::asks_of_the_one_before;
@@ -117,6 +118,9 @@ impl Session {
             self.notices.clear();
         }
         self.account.may(&plan, &self.shared.schemas)?;
+        if self.branch.is_some() {
+            self.check_branch(&plan)?;
+        }
         if plan.creating.is_some() {
             return Box::pin(self.once_created(statement, plan, turn)).await;
         }
@@ -309,7 +313,7 @@ impl Session {
             Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
                 Box::pin(self.prepare_in_text(statement, plan, turn)).await
             }
-            Kind::Xa => Err(unsupported("XA transactions")),
+            Kind::Xa => Box::pin(self.xa(statement, plan, (None, Format::Text), turn)).await,
             Kind::Load { local: true } if !self.client.caps.has(Caps::LOCAL_FILES) => {
                 Err(Stop::Pass(self.local_files_refused()))
             }
@@ -430,6 +434,12 @@ impl Session {
             let note = format!("hint {:?} is not known; user=, shard= and writer are", word(unknown));
             return Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into());
         }
+        if let (Kind::Xa, Some(span)) = (&plan.kind, &hints.shard) {
+            let state = self.shared.directory.state();
+            let shard = state.topology.shard_named(&word(span)).map(|shard| shard.id);
+            let Some(shard) = shard else { return Err(no_shard(&word(span))) };
+            return Box::pin(self.xa(statement, plan, (Some(shard), Format::Text), turn)).await;
+        }
         // A hint says what the statement does not; it makes nothing else possible.
         if let Target::Unsupported { reason } = &plan.target
             && !plan.needs_hint
@@ -495,8 +505,7 @@ impl Session {
     async fn named_shard(&self, name: &str, plan: &Plan, key: &Option<Key>) -> Result<Place, Stop> {
         let state = self.shared.directory.state();
         let Some(shard) = state.topology.shard_named(name) else {
-            let note = format!("no shard is called {name:?}");
-            return Err(Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into());
+            return Err(no_shard(name));
         };
         let here = match key {
             Some(key) => self.locate(key).await?.is_some_and(|located| located.shard == shard.id),
@@ -507,6 +516,11 @@ impl Session {
         }
         Ok(Place { shard: shard.id, from_writer: false })
     }
+}
+
+fn no_shard(name: &str) -> Stop {
+    let note = format!("no shard is called {name:?}");
+    Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into()
 }
 
 /// The plan for these literals: it may be one that finds nothing wherever it runs.

@@ -37,6 +37,7 @@ use crate::set::Edit;
 use crate::shared::{Shared, Stopping};
 use crate::text_prepare::{Named, Naming};
 use crate::user_vars::Owed;
+use crate::xa::Branch;
 use crate::{buffers, login};
 
 /// Why a session ends.
@@ -199,6 +200,8 @@ pub(crate) struct Session {
     pub(crate) mode: Mode,
     pub(crate) autocommit: bool,
     pub(crate) transaction: Transaction,
+    /// The transaction is this XA branch.
+    pub(crate) branch: Option<Box<Branch>>,
     /// A server says that the transaction is a read-only one.
     pub(crate) read_only: bool,
     /// Keys written in the open transaction: their positions are learnt at its end.
@@ -300,6 +303,7 @@ impl Session {
             mode: Mode::default(),
             autocommit: true,
             transaction: Transaction::None,
+            branch: None,
             read_only: false,
             written: Vec::new(),
             cleared: Vec::new(),
@@ -703,6 +707,7 @@ impl Session {
     /// The transaction is over, whatever became of it.
     pub(crate) fn end_transaction(&mut self) {
         self.transaction = Transaction::None;
+        self.branch = None;
         self.read_only = false;
         self.savepoints.clear();
         self.written.clear();

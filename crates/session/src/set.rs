@@ -150,6 +150,7 @@ impl Session {
             return self.set_rest(&rest, turn).await;
         }
         check_allowed(&assignments)?;
+        self.check_branch_set(&assignments)?;
         if self.settings.edit().len() + assignments.len() > SETTINGS_MAX {
             return Err(unsupported("that many settings and variables in one session"));
         }

@@ -29,6 +29,7 @@ use crate::schemas::{self, Schemas};
 use crate::sessions::Sessions;
 use crate::tls::ClientTls;
 use crate::watermark::Watermarks;
+use crate::xa::Branches;
 
 /// What a proxy is set up with.
 #[derive(Debug)]
@@ -97,6 +98,7 @@ pub struct Shared {
     pub(crate) in_flight: InFlight,
     pub(crate) sessions: Sessions,
     pub(crate) watermarks: Watermarks,
+    pub(crate) branches: Arc<Branches>,
     pub(crate) held: Semaphore,
     pub(crate) metrics: SessionMetrics,
     pub(crate) stopping: watch::Sender<Stopping>,
@@ -141,6 +143,7 @@ impl Shared {
             in_flight: InFlight::default(),
             sessions: Sessions::default(),
             watermarks: Watermarks::new(limits.watermarks_max, limits.lag_ms_max, limits.probe_ms),
+            branches: Arc::default(),
             held: Semaphore::new(limits.held_max),
             metrics: setup.metrics,
             stopping: watch::channel(Stopping::No).0,

@@ -232,6 +232,7 @@ impl Session {
     async fn relayed(&mut self, inner: &Plan, statement: Text<'_>, turn: Turn) -> Served {
         // What the account may do can have changed since it was prepared; and schemas that there are.
         self.account.may(inner, &self.shared.schemas)?;
+        self.check_branch(inner)?;
         match inner.target {
             _ if matches!(inner.kind, Kind::Ddl(kind) if !is_temporary(kind)) => {
                 self.end_open(b"COMMIT").await?;

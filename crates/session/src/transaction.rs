@@ -37,7 +37,7 @@ impl Session {
             Transaction::Pending { statements, .. } => {
                 let said = statements
                     .iter()
-                    .take(1)
+                    .take(usize::from(self.branch.is_none()))
                     .chain(self.next_transaction.iter().rev())
                     .find_map(|text| access(text));
                 said.unwrap_or_else(|| {

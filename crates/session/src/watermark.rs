@@ -89,11 +89,23 @@ impl Watermarks {
             return;
         }
         drop(stripe);
+        self.raise_floor(mark);
+    }
+
+    /// Remembers a write of these users; of nobody knows whom, if they are not known.
+    pub(crate) fn wrote_of(&self, shard: ShardId, keys: Option<&[Key]>, position: Option<Arc<GtidPosition>>) {
+        match keys {
+            Some(keys) => keys.iter().for_each(|key| self.wrote(shard, key, position.clone())),
+            None => self.raise_floor(Mark { shard, position, at: Instant::now() }),
+        }
+    }
+
+    fn raise_floor(&self, mark: Mark) {
         let mut floor = self.floor.lock();
         self.has_floor.store(true, Ordering::Release);
-        match floor.get_mut(&shard) {
+        match floor.get_mut(&mark.shard) {
             Some(held) => held.advance(mark),
-            None => drop(floor.insert(shard, mark)),
+            None => drop(floor.insert(mark.shard, mark)),
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`digest()`] lexes a statement once, without allocating: a keyed hash of its shape and the spans of its literals.
 //! [`plan()`], kept by that hash in its caller's cache, says where statements of the shape go and which literals name
 //! the user. [`canonical_key`] turns such a literal, [`bound_key`] such a parameter, into the directory's text.
-//! [`effects`] reads SET, [`ddl`] schema changes, [`prepare`] PREPARE in text, and [`splice()`] writes a changed statement from spans.
+//! [`effects`] reads SET, [`ddl`] schema changes, [`prepare`] PREPARE in text, [`xa`] XA, and [`splice()`] writes a changed statement from spans.
 //!
 //! This crate does no I/O, keeps no clock, and never sends anything but the client's own bytes: a statement is changed
 //! by replacing spans. What it cannot prove to touch one user's rows only, it refuses with a reason.
@@ -23,6 +23,7 @@ mod mode;
 mod plan;
 pub mod prepare;
 mod splice;
+pub mod xa;
 
 pub use catalog::{Catalog, Sharded, Table};
 pub use charset::is_utf8;

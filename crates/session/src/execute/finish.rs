@@ -81,7 +81,8 @@ impl Session {
         }
         // What such a statement leaves behind is for nobody else.
         bound.lent.dirty |= matches!(plan.kind, PlanKind::Admin | PlanKind::Other);
-        let open = bound.lent.status.has(Status::IN_TRANS);
+        let in_trans = bound.lent.status.has(Status::IN_TRANS);
+        let open = self.note_branch(&mut bound, &outcome, in_trans) || in_trans;
         if open {
             self.transaction = Transaction::Open(bound.shard);
             self.read_only = bound.lent.status.has(Status::IN_TRANS_READONLY);

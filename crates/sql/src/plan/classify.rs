@@ -269,7 +269,8 @@ fn transaction(tokens: &Tokens<'_>, at: usize, word: &[u8]) -> Option<Plan> {
         b"XA" => Kind::Xa,
         _ => return None,
     };
-    Some(Plan::simple(kind, Target::Session))
+    let needs_writer = kind == Kind::Xa;
+    Some(Plan { needs_writer, ..Plan::simple(kind, Target::Session) })
 }
 
 /// Everything that is known by its first words alone.
