@@ -94,8 +94,8 @@ async fn a_branch_lives_on_one_shard(ground: &Ground, proxy: &Proxy) {
     assert_eq!(refused(&mut conn, &update).await, 1235, "another shard");
     assert_eq!(refused(&mut other, "XA START 'one'").await, 1440);
     assert_eq!((count(&mut conn).await, count(&mut other).await), (1, 0));
-    let rows: Vec<(u64, String, String, Option<String>, String, u64, String, Option<String>)> =
-        other.query("SHOW PROCESSLIST").await.unwrap();
+    type Row = (u64, String, String, Option<String>, String, u64, String, Option<String>);
+    let rows: Vec<Row> = other.query("SHOW PROCESSLIST").await.unwrap();
     let states: Vec<_> = rows.iter().map(|row| row.6.as_str()).collect();
     assert!(states.contains(&"holds a connection: XA transaction"), "{states:?}");
     run(&mut conn, &["XA END 'one'", "XA COMMIT 'one' ONE PHASE"]).await;
@@ -160,7 +160,8 @@ async fn stages_are_those_of_a_server(ground: &Ground, proxy: &Proxy) {
         if let Some(first) = first {
             run(&mut conn, &[first]).await;
         }
-        for text in ["BEGIN", "COMMIT", "ROLLBACK", "CREATE TABLE z (a INT)", "ALTER TABLE photos ADD z INT"] {
+        for text in ["BEGIN", "COMMIT", "ROLLBACK", "CREATE TABLE z (a INT)", "ALTER TABLE photos ADD z INT"]
+        {
             assert_eq!(refused(&mut conn, text).await, 1399, "{text}");
             if text.starts_with("CREATE") {
                 assert_eq!(code(&conn.exec_drop(text, ()).await), 1399, "{text}");
@@ -364,7 +365,9 @@ async fn a_prepared_branch_outlives_its_proxy(ground: &Ground, proxy: Proxy, oth
     assert_eq!(refused(&mut conn, "XA COMMIT 'lost'").await, 1397);
     until("what was not prepared is gone", || async {
         let mut conn = other.connect().await;
-        conn.query_drop(format!("SELECT * FROM photos WHERE user_id = {user} FOR UPDATE NOWAIT")).await.is_ok()
+        conn.query_drop(format!("SELECT * FROM photos WHERE user_id = {user} FOR UPDATE NOWAIT"))
+            .await
+            .is_ok()
     })
     .await;
 }

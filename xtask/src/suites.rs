@@ -31,6 +31,21 @@ const SUITES: &[Suite] = &[
     ("sysbench:text", Kind::Baseline, &[("PS", "disable")]),
 ];
 
+/// Those that a MySQL server can be asked, too.
+const ON_MYSQL: &[&str] = &[
+    "mysqlclient",
+    "malformed",
+    "sysbench",
+    "sysbench:text",
+    "mysql_async",
+    "rust-mysql-simple",
+    "dbd-mysql",
+    "php-pdo",
+];
+
+/// Ports of the servers and proxies of a run on MySQL.
+const MYSQL_PORTS: u16 = 14_220;
+
 /// Ports from which the servers and proxies of the two kinds listen.
 const PORTS: [(Kind, u16); 2] = [(Kind::Baseline, 14_200), (Kind::Mtr, 14_210)];
 
@@ -44,6 +59,9 @@ pub(crate) struct Options {
     /// Where suites are unpacked and servers keep their data. Other accounts must be able to enter it.
     #[arg(long, env = "SUITES_WORK", default_value = "/var/tmp/usher-suites")]
     work: PathBuf,
+    /// The servers: mariadb or mysql. Of MySQL's, listed differences are those of NAME@mysql.
+    #[arg(long, value_parser = ["mariadb", "mysql"], default_value = "mariadb")]
+    server: String,
     /// Compare with the direct results of an earlier run.
     #[arg(long)]
     only_usher: bool,
@@ -61,13 +79,22 @@ pub(crate) fn run_all(options: &Options) -> Result<bool> {
         return Ok(true);
     };
     let from = from.as_path();
-    let wanted = wanted(&options.names)?;
+    let is_mysql = options.server == "mysql";
+    let mut wanted = wanted(&options.names)?;
+    wanted.retain(|suite| !is_mysql || ON_MYSQL.contains(&suite.0));
     let (profile, folder) = if options.debug { ("dev", "debug") } else { ("fast", "fast") };
     run(&mut cargo(&["build", "--profile", profile, "-p", "usher"])?)?;
     let usher = programs(folder)?.join("usher");
     let known = Known::read()?;
     std::fs::create_dir_all(options.work.join("results"))?;
     let mut good = true;
+    if is_mysql {
+        let ground = Ground::up_mysql(&options.work, MYSQL_PORTS, &usher)?;
+        for suite in wanted {
+            good &= one(suite, from, options, &ground, &known)?;
+        }
+        return Ok(good);
+    }
     for (kind, base) in PORTS {
         let of_kind: Vec<&Suite> = wanted.iter().copied().filter(|suite| suite.1 == kind).collect();
         if of_kind.is_empty() {
@@ -127,8 +154,9 @@ fn one(suite: &Suite, from: &Path, options: &Options, ground: &Ground, known: &K
     }
     let (direct, proxied) = (Results::read(&kept(ground.direct()))?, Results::read(&kept(ground.proxied()))?);
     let differs = direct.lost_in(&proxied);
-    let good = known.judge(suite.0, &differs);
+    let name = if options.server == "mysql" { format!("{}@mysql", suite.0) } else { suite.0.to_owned() };
+    let good = known.judge(&name, &differs);
     let passed = direct.passed() - differs.len();
-    say(&format!("{}: {passed} pass directly and through usher, {} directly only", suite.0, differs.len()));
+    say(&format!("{name}: {passed} pass directly and through usher, {} directly only", differs.len()));
     Ok(good && direct.passed() > 0)
 }

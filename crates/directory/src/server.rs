@@ -67,10 +67,11 @@ pub async fn close(conn: &mut Conn, family: Family, patience: Duration) -> Resul
 /// The connection's; 1401 where MySQL wants XA_RECOVER_ADMIN.
 pub async fn prepared_branches(conn: &mut Conn) -> Result<Vec<String>> {
     let rows: Vec<(u64, usize, usize, Vec<u8>)> = conn.query("XA RECOVER").await?;
-    let quoted = |part: &[u8]| match part.iter().all(|byte| matches!(byte, b' '..=b'~') && !b"'\\".contains(byte)) {
-        true => format!("'{}'", String::from_utf8_lossy(part)),
-        false => format!("X'{}'", part.iter().map(|byte| format!("{byte:02X}")).collect::<String>()),
-    };
+    let quoted =
+        |part: &[u8]| match part.iter().all(|byte| matches!(byte, b' '..=b'~') && !b"'\\".contains(byte)) {
+            true => format!("'{}'", String::from_utf8_lossy(part)),
+            false => format!("X'{}'", part.iter().map(|byte| format!("{byte:02X}")).collect::<String>()),
+        };
     let named = rows.into_iter().map(|(format, length, _, data)| {
         let (gtrid, bqual) = data.split_at(length.min(data.len()));
         match (bqual.is_empty(), format) {

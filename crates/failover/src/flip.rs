@@ -426,7 +426,8 @@ impl<'a> Runner<'a> {
     /// What was begun before the flip may have been prepared since; from now on nothing is.
     async fn look_for_prepared(&mut self) -> Result<(), String> {
         let (old, _) = both(&mut self.old, &mut self.new, &self.shard.name).map_err(text)?;
-        let prepared = old.at_once(async |conn, _| server::prepared_branches(conn).await).await.map_err(text)?;
+        let prepared =
+            old.at_once(async |conn, _| server::prepared_branches(conn).await).await.map_err(text)?;
         match prepared.is_empty() {
             true => Ok(()),
             false => {

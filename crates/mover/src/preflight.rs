@@ -175,12 +175,7 @@ async fn empty(target: &mut Session, dst: &Shard, table: &Table, key: &Key) -> R
 ///
 /// # Errors
 /// [`Refusal::Prepared`], or the server's own.
-pub(crate) async fn not_prepared(
-    source: &mut Session,
-    state: &State,
-    src: &Shard,
-    key: &Key,
-) -> Result<()> {
+pub(crate) async fn not_prepared(source: &mut Session, state: &State, src: &Shard, key: &Key) -> Result<()> {
     let prepared = prepared_branches(&mut source.conn).await.map_err(source.error())?;
     if prepared.is_empty() {
         return Ok(());

@@ -245,13 +245,7 @@ impl Session {
     }
 
     /// Of a branch that has no place yet what is plain is done here. All else goes to a server, which knows best.
-    async fn within_branch(
-        &mut self,
-        xa: &Xa,
-        statement: Text<'_>,
-        plan: &Plan,
-        turn: Turn,
-    ) -> Served {
+    async fn within_branch(&mut self, xa: &Xa, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let (xid, step) = match xa {
             Xa::End { xid, .. } => (xid, Some(Step::End)),
             Xa::Prepare(xid) => (xid, Some(Step::Prepare)),
@@ -366,8 +360,13 @@ impl Session {
             }
             ([], []) => self.refused_by_server(text).await,
             ([], silent) => {
-                let note = format!("whether the branch is prepared there is not known: {}", silent.join(", "));
-                Err(Failure::new(ErrorId::ShardUnreachable).note(note).executed(Executed::No).safe_to_retry().into())
+                let note =
+                    format!("whether the branch is prepared there is not known: {}", silent.join(", "));
+                Err(Failure::new(ErrorId::ShardUnreachable)
+                    .note(note)
+                    .executed(Executed::No)
+                    .safe_to_retry()
+                    .into())
             }
             (several, _) => {
                 let state = self.shared.directory.state();
@@ -392,7 +391,8 @@ impl Session {
             async move {
                 let asked = async {
                     let pool = self.shared.pools.of(writer).map_err(|error| checkout_failure(&error))?;
-                    let mut lent = pool.checkout(&settings).await.map_err(|error| checkout_failure(&error))?;
+                    let mut lent =
+                        pool.checkout(&settings).await.map_err(|error| checkout_failure(&error))?;
                     let reply = lent.query(statement).await;
                     reply.map_err(|fault| Failure::new(ErrorId::ShardUnreachable).note(fault.to_string()))
                 };
@@ -452,7 +452,8 @@ impl Session {
         self.answer(turn, |answer, status| {
             let mut table = answer.rows(format, &columns, status)?;
             for row in &rows {
-                let cells: Vec<Value<'_>> = row.iter().zip(&columns).map(|(cell, column)| value(cell, column)).collect();
+                let cells: Vec<Value<'_>> =
+                    row.iter().zip(&columns).map(|(cell, column)| value(cell, column)).collect();
                 table.row(&cells)?;
             }
             Ok(table.end(status, 0).seq())
@@ -475,7 +476,10 @@ impl Session {
             Err(crate::execute::Start::Refused(_, payload)) => Err(Stop::Pass(payload)),
             Err(crate::execute::Start::Lost(fault)) => {
                 lent.discard();
-                Err(Failure::new(ErrorId::OutcomeUnknown).note(fault.to_string()).executed(Executed::Unknown).into())
+                Err(Failure::new(ErrorId::OutcomeUnknown)
+                    .note(fault.to_string())
+                    .executed(Executed::Unknown)
+                    .into())
             }
             Ok(_) => {
                 lent.dirty = true;
