@@ -80,7 +80,8 @@ impl Session {
             self.note_cursor(&mut bound, cursor);
         }
         // What such a statement leaves behind is for nobody else.
-        bound.lent.dirty |= matches!(plan.kind, PlanKind::Admin | PlanKind::Other);
+        bound.lent.dirty |=
+            matches!(plan.kind, PlanKind::Admin | PlanKind::Other) && !leaves_nothing(order.body.text());
         let in_trans = bound.lent.status.has(Status::IN_TRANS);
         let open = self.note_branch(&mut bound, &outcome, in_trans) || in_trans;
         if open {
@@ -202,6 +203,14 @@ impl Session {
         }
         self.end_transaction();
     }
+}
+
+/// FLUSH STATUS sets the connection's counters to nothing: whoever asks for them next has to get these.
+fn leaves_nothing(text: &[u8]) -> bool {
+    let mut words =
+        text.split(|byte| byte.is_ascii_whitespace() || *byte == b';').filter(|word| !word.is_empty());
+    let mut is = |word: &[u8]| words.next().is_some_and(|next| next.eq_ignore_ascii_case(word));
+    is(b"FLUSH") && is(b"STATUS") && words.next().is_none()
 }
 
 /// Whether FOUND_ROWS() counts the rows of this answer: it does those of SELECT, and of SHOW where a server looks into
