@@ -140,6 +140,21 @@ impl Session {
         matches!(parsed, Ok(Some(parsed)) if matches!(self.effect(&parsed), Ok(None)))
     }
 
+    /// Whether a schema change is made on every shard, and not on the global master alone.
+    ///
+    /// # Errors
+    /// As it would be refused now.
+    pub(crate) fn changes_every_server(&self, text: &[u8]) -> Result<bool, Stop> {
+        let parsed = ddl::parse(text, self.settings.schema(), self.mode)
+            .map_err(|error| unsupported(&error.to_string()))?;
+        let Some(parsed) = parsed else { return Ok(false) };
+        let everywhere = self.effect(&parsed)?.is_some();
+        if everywhere {
+            check_open(&self.shared.directory.state())?;
+        }
+        Ok(everywhere)
+    }
+
     /// What a change means for the catalog; `None` if it concerns the global master alone.
     fn effect(&self, ddl: &Ddl) -> Result<Option<Catalog>, Stop> {
         let catalog = self.shared.catalog.load();

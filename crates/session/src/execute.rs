@@ -26,6 +26,7 @@ use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, T
 use crate::sessions::Wait;
 use crate::watermark::Needs;
 
+pub(crate) use admit::Verdict;
 pub(crate) use exchange::under;
 
 use admit::Admission;
@@ -138,18 +139,8 @@ impl Session {
         if let Some(at) = bound.filter(|_| !beside) {
             return self.run_bound(at, order, turn).await;
         }
-        if let Transaction::Open(shard) = self.transaction {
-            if order.key.is_some_and(|key| InFlight::has_key(&self.slot, key)) {
-                let left = Failure::new(ErrorId::FenceClosed);
-                return Err(left.executed(Executed::No).safe_to_retry().into());
-            }
-            let state = self.shared.directory.state();
-            let name = |id| state.topology.shard(id).map_or("?", |shard: &Shard| shard.name.as_str());
-            return Err(Failure::new(ErrorId::CrossShardTransaction)
-                .field("shard", name(order.place.shard))
-                .field("transaction", name(shard))
-                .executed(Executed::No)
-                .into());
+        if let Transaction::Open(_) = self.transaction {
+            return Err(self.crosses(order.place.shard, order.key));
         }
         let opens = self.transaction != Transaction::None || !self.autocommit;
         if order.writes() || opens || !self.next_transaction.is_empty() {
@@ -157,6 +148,25 @@ impl Session {
         } else {
             self.run_read(&mut order, turn).await
         }
+    }
+
+    /// Why a statement for this shard cannot run in the transaction that is open on another.
+    pub(crate) fn crosses(&self, shard: ShardId, key: Option<&Key>) -> Stop {
+        if key.is_some_and(|key| InFlight::has_key(&self.slot, key)) {
+            let left = Failure::new(ErrorId::FenceClosed);
+            return left.executed(Executed::No).safe_to_retry().into();
+        }
+        let state = self.shared.directory.state();
+        let name = |id| state.topology.shard(id).map_or("?", |shard: &Shard| shard.name.as_str());
+        let open = match self.transaction {
+            Transaction::Open(open) => name(open),
+            _ => "?",
+        };
+        Failure::new(ErrorId::CrossShardTransaction)
+            .field("shard", name(shard))
+            .field("transaction", open)
+            .executed(Executed::No)
+            .into()
     }
 
     /// A connection with the session's settings. Who has to wait for one is seen to.

@@ -12,6 +12,12 @@ use crate::query::{Text, packet, unsupported};
 use crate::route::Values;
 use crate::session::{Served, Session, Stop, Turn};
 
+/// The error of a row whose user is NULL.
+pub(crate) fn null_user() -> Stop {
+    let note = "the row's user is NULL; a row of a sharded table needs a user";
+    Failure::new(ErrorId::NoKey).note(note).executed(Executed::No).into()
+}
+
 /// What an INSERT was given.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Insert {
@@ -134,7 +140,11 @@ pub(crate) fn insert_key(
     }
 }
 
-fn with_ids(
+/// The statement with ids in the places of those that are left out, from `first` on.
+///
+/// # Errors
+/// There is no place for them.
+pub(crate) fn with_ids(
     statement: Text<'_>,
     shape: &InsertShape,
     rows: &[RowId],

@@ -6,7 +6,7 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::peers::{KillOrder, Killed};
 use crate::query::unsupported;
-use crate::session::{End, Served, Session, Turn};
+use crate::session::{End, Served, Session, Stop, Turn};
 use crate::sessions::Handle;
 use crate::shared::Shared;
 
@@ -14,7 +14,7 @@ impl Session {
     /// KILL in text.
     pub(crate) async fn kill_by_statement(&mut self, text: &[u8], turn: Turn) -> Served {
         let Some((query, id)) = target(text) else {
-            return Err(unsupported("KILL of anything but a connection id written as a number"));
+            return Err(unclear());
         };
         self.kill(id, query, turn).await
     }
@@ -86,7 +86,12 @@ impl Shared {
 }
 
 /// Whether the statement alone is meant, and the id: `KILL [HARD | SOFT] [CONNECTION | QUERY] 5`.
-fn target(text: &[u8]) -> Option<(bool, u64)> {
+pub(crate) fn unclear() -> Stop {
+    unsupported("KILL of anything but a connection id written as a number")
+}
+
+/// Whose KILL it is, and whether it is for the statement alone.
+pub(crate) fn target(text: &[u8]) -> Option<(bool, u64)> {
     let text = std::str::from_utf8(text).ok()?;
     let mut words = text.trim_end_matches([';', ' ', '\n', '\t', '\r']).split_ascii_whitespace().skip(1);
     let mut query = false;

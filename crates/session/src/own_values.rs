@@ -145,6 +145,11 @@ fn with_values(
     Ok(Some(out))
 }
 
+/// Whether a statement asks for nothing but one of them that needs no server.
+pub(crate) fn answers_alone(text: &[u8], mode: Mode, uses: &Uses) -> bool {
+    matches!(&calls(text, mode, uses)[..], [(call, _)] if is_bare_select(text, call)) && !uses.found_rows
+}
+
 /// Whether the text is `SELECT call` and no more.
 fn is_bare_select(text: &[u8], call: &Range<usize>) -> bool {
     let before = text.get(..call.start).unwrap_or_default().trim_ascii();

@@ -13,7 +13,7 @@ use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order};
 use crate::hold::Hold;
-use crate::insert::Insert;
+use crate::insert::{Insert, null_user};
 use crate::route::{Place, Values, directory_failure};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
 
@@ -74,6 +74,9 @@ impl Session {
         if !self.client.caps.has(Caps::MULTI_STATEMENTS) {
             return Err(self.syntax_error(text, second).into());
         }
+        if usher_sql::explain_route(text, self.mode).is_some() {
+            return self.explain_route(text, turn).await;
+        }
         let (mut at, mut digest, mut next) = (0, first.clone(), Some(second));
         let mut seq = turn.seq;
         loop {
@@ -128,7 +131,7 @@ impl Session {
             self.passed_over = self.values(statement).count(ordinal);
         }
         let hints = &statement.digest.hints;
-        if !hints.is_empty() {
+        if !hints.is_empty() && plan.kind != Kind::ExplainRoute {
             return Box::pin(self.hinted(statement, &plan, turn)).await;
         }
         match (&plan.kind, &plan.target) {
@@ -223,10 +226,7 @@ impl Session {
                 let placed = Box::pin(self.shared.directory.place(key)).await;
                 Place::of(placed.map_err(|error| directory_failure(&error))?)
             }
-            (None, None, Some(_)) => {
-                let note = "the row's user is NULL; a row of a sharded table needs a user";
-                return Err(Failure::new(ErrorId::NoKey).note(note).executed(Executed::No).into());
-            }
+            (None, None, Some(_)) => return Err(null_user()),
             (None, _, None) => {
                 let place = self.nowhere();
                 let order = Order { plan, place, key: None, body, insert_id, writer_hint: false };
@@ -309,7 +309,7 @@ impl Session {
             Kind::Set => self.set(statement, plan, turn).await,
             Kind::Use(name) => self.use_schema(name.as_bytes(), turn).await,
             Kind::Ddl(kind) => self.ddl(statement, plan, *kind, turn).await,
-            Kind::ExplainRoute => self.explain_route(statement, turn).await,
+            Kind::ExplainRoute => self.explain_route(statement.text, turn).await,
             Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => {
                 Box::pin(self.prepare_in_text(statement, plan, turn)).await
             }
@@ -426,6 +426,22 @@ impl Session {
     /// A statement behind `/* usher: .. */`.
     #[cold]
     async fn hinted(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        let (place, key) = self.hinted_place(statement, plan).await?;
+        let body = Body::Text(statement.packets);
+        let key = key.as_ref().filter(|_| !place.shard.is_global());
+        let writer_hint = statement.digest.hints.writer;
+        self.run(Order { plan, place, key, body, insert_id: None, writer_hint }, turn).await
+    }
+
+    /// Where hints send a statement, and whose it is.
+    ///
+    /// # Errors
+    /// They are not understood, or the statement is none that they are for.
+    pub(crate) async fn hinted_place(
+        &mut self,
+        statement: Text<'_>,
+        plan: &Plan,
+    ) -> Result<(Place, Option<Key>), Stop> {
         let hints = &statement.digest.hints;
         let word = |span: &std::ops::Range<usize>| {
             String::from_utf8_lossy(statement.text.get(span.clone()).unwrap_or_default()).into_owned()
@@ -480,9 +496,7 @@ impl Session {
             self.check_hinted_write(statement, plan, &key)?;
         }
         place.from_writer |= hints.writer;
-        let body = Body::Text(statement.packets);
-        let key = key.as_ref().filter(|_| !place.shard.is_global());
-        self.run(Order { plan, place, key, body, insert_id: None, writer_hint: hints.writer }, turn).await
+        Ok((place, key))
     }
 
     /// A hint does not narrow what a write touches: the statement itself must name the user.

@@ -239,14 +239,7 @@ impl Session {
         (assignments, edits): (&[Assignment], Vec<Edit>),
         turn: Turn,
     ) -> Served {
-        let next = |assignment: &Assignment| {
-            matches!(
-                assignment,
-                Assignment::Transaction { scope: Scope::NextTransaction, .. }
-                    | Assignment::Variable { scope: Scope::NextTransaction, .. }
-            )
-        };
-        if assignments.iter().all(next) && !matches!(self.transaction, Transaction::Open(_)) {
+        if assignments.iter().all(is_for_next_transaction) && !matches!(self.transaction, Transaction::Open(_)) {
             return self.set_next_transaction(statement.text, turn).await;
         }
         let mut plan = plan.clone();
@@ -333,11 +326,30 @@ impl Session {
     }
 }
 
+/// Whether it holds for the next transaction only.
+pub(crate) fn is_for_next_transaction(assignment: &Assignment) -> bool {
+    matches!(
+        assignment,
+        Assignment::Transaction { scope: Scope::NextTransaction, .. }
+            | Assignment::Variable { scope: Scope::NextTransaction, .. }
+    )
+}
+
+/// What is left for the servers; `None` if that is nothing.
+pub(crate) fn without_tracking(mut assignments: Vec<Assignment>) -> Option<Vec<Assignment>> {
+    assignments.retain(
+        |assignment| !matches!(assignment, Assignment::Variable { name, .. } if name.starts_with(TRACKING)),
+    );
+    (!assignments.is_empty()).then_some(assignments)
+}
+
 fn is_unknown_database(payload: &[u8]) -> bool {
     ErrPacket::parse(payload).is_ok_and(|error| error.code == UNKNOWN_DATABASE)
 }
 
-fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
+/// # Errors
+/// A variable or a character set that must not be set through the proxy.
+pub(crate) fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
     for assignment in assignments {
         let (scope, name) = match assignment {
             Assignment::Variable { scope, name, .. } => (*scope, name.as_str()),

@@ -25,6 +25,20 @@ pub(crate) fn is_global(assignments: &[Assignment]) -> bool {
         })
 }
 
+/// # Errors
+/// A setting that nobody but usher changes.
+pub(crate) fn check_global(assignments: &[Assignment]) -> Result<(), Stop> {
+    for assignment in assignments {
+        if let Assignment::Variable { name, .. } = assignment
+            && OWN.iter().any(|own| name.starts_with(own))
+        {
+            let failure = Failure::new(ErrorId::CommandRefused).field("variable", name);
+            return Err(failure.note("not to be set through the proxy").executed(Executed::No).into());
+        }
+    }
+    Ok(())
+}
+
 impl Session {
     /// Sets on all servers, the global master's writer first, whose refusal is the client's. Whether it may, the
     /// privileges of the proxy's account on the servers say. New sessions see it at once, also on other proxies'
@@ -35,14 +49,7 @@ impl Session {
         assignments: &[Assignment],
         turn: Turn,
     ) -> Served {
-        for assignment in assignments {
-            if let Assignment::Variable { name, .. } = assignment
-                && OWN.iter().any(|own| name.starts_with(own))
-            {
-                let failure = Failure::new(ErrorId::CommandRefused).field("variable", name);
-                return Err(failure.note("not to be set through the proxy").executed(Executed::No).into());
-            }
-        }
+        check_global(assignments)?;
         let state = self.shared.directory.state();
         let shards = || state.topology.shards.iter();
         let first = shards().filter(|shard| shard.id.is_global()).map(|shard| shard.writer);

@@ -43,6 +43,11 @@ pub(crate) enum Naming {
 }
 
 impl Named {
+    /// What the name stands for.
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -123,11 +128,7 @@ impl Session {
         // The old one is gone, whatever becomes of the new.
         self.named.remove(name.as_str());
         let text = self.source(source)?;
-        let (_, inner) = self.inner(&text, self.mode);
-        self.account.may(&inner, &self.shared.schemas)?;
-        if let Target::Unsupported { reason } = &inner.target {
-            return Err(unsupported(reason));
-        }
+        let inner = self.plan_to_prepare(&text)?;
         let schema = self.settings.schema().map(Into::into);
         let hash = under(hash_of(&text, schema.as_deref()), &self.settings);
         let named = Arc::new(Named {
@@ -151,6 +152,19 @@ impl Session {
             self.named.insert(name.into(), named);
         }
         served
+    }
+
+    /// The plan of what is to be prepared.
+    ///
+    /// # Errors
+    /// It cannot be executed, or not by this account.
+    pub(crate) fn plan_to_prepare(&self, text: &[u8]) -> Result<Arc<Plan>, Stop> {
+        let (_, inner) = self.inner(text, self.mode);
+        self.account.may(&inner, &self.shared.schemas)?;
+        match &inner.target {
+            Target::Unsupported { reason } => Err(unsupported(reason)),
+            _ => Ok(inner),
+        }
     }
 
     async fn execute_named(
@@ -246,22 +260,10 @@ impl Session {
 
     /// The statement itself, with the variables' values for its parameters.
     async fn expanded(&mut self, text: &[u8], using: Option<Vec<String>>, turn: Turn) -> Served {
-        let (literals, _) = self.inner(text, self.mode);
         let Some(using) = using else {
             return Err(unsupported("EXECUTE .. USING something other than @variables"));
         };
-        let places: Vec<&Literal> =
-            literals.iter().filter(|literal| matches!(literal.kind, LiteralKind::Param(_))).collect();
-        if places.len() != using.len() {
-            return Err(server_error(1210, *b"HY000", "Incorrect arguments to EXECUTE"));
-        }
-        let mut replacements = Vec::new();
-        for (place, name) in places.into_iter().zip(&using) {
-            replacements.push((place.span(), self.carried(name)?.literal(self.mode)));
-        }
-        let mut expanded = Vec::new();
-        usher_sql::splice(text, &replacements, &mut expanded)
-            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+        let expanded = self.expand(text, &using)?;
         let mut literals = Vec::new();
         let digest = usher_sql::digest(&expanded, self.mode, &mut literals);
         let packets = packet(&expanded);
@@ -269,7 +271,25 @@ impl Session {
         Box::pin(self.statement(statement, turn)).await
     }
 
-    fn source(&self, source: Source) -> Result<Vec<u8>, Stop> {
+    /// A text with the variables' values for its parameters.
+    pub(crate) fn expand(&self, text: &[u8], using: &[String]) -> Result<Vec<u8>, Stop> {
+        let (literals, _) = self.inner(text, self.mode);
+        let places: Vec<&Literal> =
+            literals.iter().filter(|literal| matches!(literal.kind, LiteralKind::Param(_))).collect();
+        if places.len() != using.len() {
+            return Err(server_error(1210, *b"HY000", "Incorrect arguments to EXECUTE"));
+        }
+        let mut replacements = Vec::new();
+        for (place, name) in places.into_iter().zip(using) {
+            replacements.push((place.span(), self.carried(name)?.literal(self.mode)));
+        }
+        let mut expanded = Vec::new();
+        usher_sql::splice(text, &replacements, &mut expanded)
+            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+        Ok(expanded)
+    }
+
+    pub(crate) fn source(&self, source: Source) -> Result<Vec<u8>, Stop> {
         match source {
             Source::Text(text) => Ok(text),
             Source::Variable(name) => Ok(match self.carried(&name)? {
@@ -300,7 +320,7 @@ pub(crate) fn escape(text: &[u8], mode: Mode, out: &mut Vec<u8>) {
     }
 }
 
-fn unknown(name: &str, command: &str) -> Stop {
+pub(crate) fn unknown(name: &str, command: &str) -> Stop {
     server_error(1243, *b"HY000", &format!("Unknown prepared statement handler ({name}) given to {command}"))
 }
 

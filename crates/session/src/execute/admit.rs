@@ -29,7 +29,7 @@ pub(super) struct Admission {
     pub(super) era: u64,
 }
 
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Go(Option<Generation>),
     Hold(Failure),
     Refuse(Failure),
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Whether a write may go to this shard now.
-    pub(super) fn judge(&self, state: &State, shard: &Shard, order: &Order<'_>) -> Verdict {
+    pub(crate) fn judge(&self, state: &State, shard: &Shard, order: &Order<'_>) -> Verdict {
         match shard.state {
             ShardState::Rw => {}
             ShardState::Switching | ShardState::Down => {

@@ -13,7 +13,7 @@ use crate::plan::query::Refusal;
 use crate::plan::reach::Collector;
 use crate::plan::tokens::Tokens;
 use crate::plan::uses::Watch;
-use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target};
+use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target, Uses};
 
 /// Tokens that settle the kind of a statement that names no sharded table.
 const HEAD_TOKENS: usize = 64;
@@ -76,6 +76,10 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
     let context = Context { tokens: &tokens, default_schema, catalog, uses: &uses };
     let all = 0..tokens.len();
     let mut plan = statement(context, all, &survey);
+    if plan.kind == Kind::ExplainRoute {
+        // What it explains is not run.
+        uses = Uses::default();
+    }
     if plan.is_write {
         // Lists of columns look like calls, and the writer runs it anyway.
         uses.unknown_function = None;
@@ -199,7 +203,8 @@ fn insert(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) ->
 /// EXPLAIN, DESCRIBE, MariaDB's ANALYZE, and EXPLAIN ROUTE.
 fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
-    if tokens.are_words(range.start, &["EXPLAIN", "ROUTE"]) {
+    // With nothing behind it a table of that name is described.
+    if tokens.are_words(range.start, &["EXPLAIN", "ROUTE"]) && range.len() > 2 {
         return Plan::simple(Kind::ExplainRoute, Target::Session);
     }
     let verbs = ["SELECT", "UPDATE", "DELETE", "INSERT", "REPLACE", "WITH", "TABLE", "VALUES"];
@@ -466,10 +471,24 @@ fn drops_key(context: Context<'_, '_>, head: &ddl::Head) -> Option<String> {
     })
 }
 
-/// The statement behind EXPLAIN ROUTE.
+/// What EXPLAIN ROUTE asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainRoute {
+    /// The statements to explain, with the comments in front of them, up to the end of the text.
+    pub statements: Range<usize>,
+    /// FORMAT=JSON was said.
+    pub json: bool,
+}
+
+/// Reads EXPLAIN ROUTE [FORMAT=JSON] statement; `None` if the text is none.
 #[must_use]
-pub fn explain_route(text: &[u8], mode: Mode) -> Option<Range<usize>> {
-    let tokens = Tokens::up_to(text, mode, 3);
-    let inner = tokens.item(2)?;
-    tokens.are_words(0, &["EXPLAIN", "ROUTE"]).then(|| inner.token.span().start..text.len())
+pub fn explain_route(text: &[u8], mode: Mode) -> Option<ExplainRoute> {
+    let tokens = Tokens::up_to(text, mode, 6);
+    if !tokens.are_words(0, &["EXPLAIN", "ROUTE"]) {
+        return None;
+    }
+    let json = tokens.is_word(2, "FORMAT") && tokens.is_op(3, "=") && tokens.is_word(4, "JSON");
+    let (head, first) = if json { (4, 5) } else { (1, 2) };
+    tokens.item(first)?;
+    Some(ExplainRoute { statements: tokens.item(head)?.token.span().end..text.len(), json })
 }

@@ -12,7 +12,7 @@ mod reach;
 mod tokens;
 mod uses;
 
-pub use classify::explain_route;
+pub use classify::{ExplainRoute, explain_route};
 pub use insert::{InsertPoints, ValuePoint, insert_points};
 pub use nothing::{Nothing, Number};
 pub use reach::{OWN_SCHEMA, Reach};
