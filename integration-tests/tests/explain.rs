@@ -83,7 +83,8 @@ async fn by_user(ground: &Ground, conn: &mut Conn) {
     for (shard, users) in &ground.homes {
         let user = users[0];
         let writer = &ground.bed.shard(shard).writer;
-        let write = explain(conn, &format!("UPDATE users SET name = 'explained' WHERE user_id = {user}")).await;
+        let write =
+            explain(conn, &format!("UPDATE users SET name = 'explained' WHERE user_id = {user}")).await;
         has(&write, "user", &user.to_string());
         has(&write, "found by", &format!("the literal {user}"));
         has(&write, "shard", shard);
@@ -94,7 +95,8 @@ async fn by_user(ground: &Ground, conn: &mut Conn) {
         has(&write, "holds", "nothing");
         let locking = explain(conn, &format!("SELECT * FROM users WHERE user_id = {user} FOR UPDATE")).await;
         has(&locking, "why", "it locks rows");
-        let read = format!("SELECT 'explained' FROM users u JOIN photos USING (user_id) WHERE u.user_id = {user}");
+        let read =
+            format!("SELECT 'explained' FROM users u JOIN photos USING (user_id) WHERE u.user_id = {user}");
         until("reads go to a copy", async || {
             let said = explain(conn, &read).await;
             has(&said, "shard", shard);
@@ -158,13 +160,17 @@ async fn without_user(ground: &Ground, conn: &mut Conn) {
 async fn several_statements(ground: &Ground) {
     let mut conn = ground.proxy.connect().await;
     let user = ground.homes["s2"][0];
-    let both = format!("DELETE FROM words WHERE word = 'explained'; DELETE FROM photos WHERE user_id = {user}");
+    let both =
+        format!("DELETE FROM words WHERE word = 'explained'; DELETE FROM photos WHERE user_id = {user}");
     let rows: Vec<(String, String)> = conn.query(format!("EXPLAIN ROUTE {both}")).await.unwrap();
     let shards: Vec<&str> =
         rows.iter().filter(|(what, _)| what == "shard").map(|(_, value)| value.as_str()).collect();
     assert_eq!(shards, ["global", "s2"], "{rows:?}");
-    let alone: i64 =
-        conn.query_first("SELECT COUNT(*) FROM users WHERE user_id = LAST_INSERT_ID()").await.unwrap().unwrap();
+    let alone: i64 = conn
+        .query_first("SELECT COUNT(*) FROM users WHERE user_id = LAST_INSERT_ID()")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(alone, 0);
 }
 
@@ -257,7 +263,9 @@ async fn hints_and_json(ground: &Ground, conn: &mut Conn) {
         has(&said, "found by", "the hint");
     }
     let document: String = conn
-        .query_first(format!("EXPLAIN ROUTE FORMAT=JSON SELECT 'explained' FROM users WHERE user_id = {user}; BEGIN"))
+        .query_first(format!(
+            "EXPLAIN ROUTE FORMAT=JSON SELECT 'explained' FROM users WHERE user_id = {user}; BEGIN"
+        ))
         .await
         .unwrap()
         .unwrap();

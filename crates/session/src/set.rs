@@ -239,7 +239,9 @@ impl Session {
         (assignments, edits): (&[Assignment], Vec<Edit>),
         turn: Turn,
     ) -> Served {
-        if assignments.iter().all(is_for_next_transaction) && !matches!(self.transaction, Transaction::Open(_)) {
+        if assignments.iter().all(is_for_next_transaction)
+            && !matches!(self.transaction, Transaction::Open(_))
+        {
             return self.set_next_transaction(statement.text, turn).await;
         }
         let mut plan = plan.clone();

@@ -38,8 +38,8 @@ pub use key::{
 pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, depends_on_version, unquote_name};
 pub use mode::Mode;
 pub use plan::{
-    DdlKind, ExplainRoute, Found, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Nothing, Number, OWN_SCHEMA, Plan,
-    Reach, RowValue, SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint, explain_route, find_calls,
-    find_variables, insert_points, plan,
+    DdlKind, ExplainRoute, Found, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Nothing, Number,
+    OWN_SCHEMA, Plan, Reach, RowValue, SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint,
+    explain_route, find_calls, find_variables, insert_points, plan,
 };
 pub use splice::{SpliceError, splice};

@@ -32,7 +32,9 @@ impl Session {
                 route.say("shard", shard);
                 let (role, why) = match writing(plan) {
                     Some(why) => ("writer", why),
-                    None if self.opens() => ("writer", "it is, or begins, a part of a transaction".to_owned()),
+                    None if self.opens() => {
+                        ("writer", "it is, or begins, a part of a transaction".to_owned())
+                    }
                     None => ("replica", "a copy that is fresh enough, else the writer".to_owned()),
                 };
                 route.say("role", role);
@@ -112,7 +114,9 @@ impl Session {
                 Some("the user is being moved, or was lately: copies may not have the rows yet".to_owned())
             }
             _ if place.from_writer => Some("no copy is asked for this".to_owned()),
-            Needs::Writer => Some("the user has just written, and nobody knows which copies have it".to_owned()),
+            Needs::Writer => {
+                Some("the user has just written, and nobody knows which copies have it".to_owned())
+            }
             _ => None,
         };
         if let Some(why) = because {
@@ -171,7 +175,8 @@ impl Session {
                 route.say("waits", format!("up to {limit} ms: {}", why.message()));
             }
             Verdict::Go(Some(generation)) => {
-                let row = format!("the shard's ownership row must show {generation}, in the same transaction");
+                let row =
+                    format!("the shard's ownership row must show {generation}, in the same transaction");
                 route.say("fence", row);
             }
             Verdict::Go(None) => {}
@@ -191,7 +196,9 @@ impl Session {
             (Transaction::Pending { .. }, Relation::Aside) => {
                 "outside of the one that was begun and waits for its first table".to_owned()
             }
-            (Transaction::Pending { begun: true, .. }, _) => "begins on this server: BEGIN was said".to_owned(),
+            (Transaction::Pending { begun: true, .. }, _) => {
+                "begins on this server: BEGIN was said".to_owned()
+            }
             _ if relation == Relation::Inside && !self.autocommit => {
                 "begins on this server: autocommit is off".to_owned()
             }

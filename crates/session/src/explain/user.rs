@@ -28,11 +28,8 @@ impl Session {
         plan: &Plan,
     ) -> Result<Way, Stop> {
         let hints = &statement.digest.hints;
-        let given = [
-            (hints.user.is_some(), "user"),
-            (hints.shard.is_some(), "shard"),
-            (hints.writer, "writer"),
-        ];
+        let given =
+            [(hints.user.is_some(), "user"), (hints.shard.is_some(), "shard"), (hints.writer, "writer")];
         let given: Vec<&str> = given.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
         route.say("hint", given.join(", "));
         let (place, key) = self.hinted_place(statement, plan).await?;
@@ -116,7 +113,12 @@ impl Session {
     }
 
     /// Of a statement that is still to be prepared.
-    fn way_by_placeholder(&self, route: &mut Route, statement: Text<'_>, sources: &[KeySource]) -> Option<Way> {
+    fn way_by_placeholder(
+        &self,
+        route: &mut Route,
+        statement: Text<'_>,
+        sources: &[KeySource],
+    ) -> Option<Way> {
         let placeholder = sources.iter().find_map(|source| match source.value {
             KeyValue::Literal { ordinal, .. } => match statement.literals.get(ordinal as usize)?.kind {
                 LiteralKind::Param(index) => Some(index),

@@ -92,13 +92,18 @@ impl Session {
             if own_values::answers_alone(statement.text, self.mode, uses) {
                 return Some(Way::Kept("usher, which has the value".to_owned()));
             }
-            route.say("values", "CONNECTION_ID(), ROW_COUNT() and FOUND_ROWS() are the session's, put in by usher");
+            route.say(
+                "values",
+                "CONNECTION_ID(), ROW_COUNT() and FOUND_ROWS() are the session's, put in by usher",
+            );
         }
         if !asks_of_the_one_before(plan) {
             return None;
         }
         if self.failure.is_some() || self.told.is_some() || !self.notices.is_empty() {
-            return Some(Way::Kept("usher, which has what there is to be told of the statement before".to_owned()));
+            return Some(Way::Kept(
+                "usher, which has what there is to be told of the statement before".to_owned(),
+            ));
         }
         let before = self.kept.as_ref().map(|kept| kept.shard).or(self.ran_on);
         route.say("asks", if before.is_some() { "where the statement before ran" } else { "of nothing" });
@@ -143,7 +148,9 @@ impl Session {
                     _ => return Ok(Some(Way::aside(self.any_place()))),
                 }
                 match plan.insert.is_some() {
-                    true => Err(unsupported("SET STATEMENT .. FOR this statement; set the variable before it")),
+                    true => {
+                        Err(unsupported("SET STATEMENT .. FOR this statement; set the variable before it"))
+                    }
                     false => Ok(None),
                 }
             }
