@@ -48,6 +48,7 @@ async fn bench(token: &str) -> Bench {
         balancers: Default::default(),
         key: Arc::new(ServerKey::generate(512).unwrap()),
         server_version: "10.11.0".into(),
+        address: ("here".to_owned(), 3306),
         proxy_id: "px1".into(),
         token: token.into(),
         metrics: SessionMetrics::default(),

@@ -25,7 +25,7 @@ use usher_wire::status::Status;
 use crate::cut::Cut;
 use crate::pool::Account;
 use crate::stream::prepare_socket;
-use crate::{BackendError, Fault, Settings, Stream};
+use crate::{BackendError, Defaults, Fault, Settings, Stream};
 
 /// A connection's read buffer, in bytes: a short answer arrives in one read.
 const BUFFER: usize = 16 << 10;
@@ -263,7 +263,8 @@ impl Conn {
         };
         let statement = format!(
             "SET session_track_schema=ON, session_track_state_change=OFF, \
-             session_track_system_variables='{variables}'{gtids}"
+             session_track_transaction_info=OFF, session_track_system_variables='{variables}'{gtids}, \
+             autocommit=1"
         );
         let reply = self.query(statement.as_bytes()).await?;
         match &reply.error {
@@ -422,6 +423,15 @@ impl Conn {
                 }
             }
         }
+    }
+
+    /// What the server's new sessions begin with; `None` if it does not tell.
+    ///
+    /// # Errors
+    /// As [`Conn::query`].
+    pub async fn defaults(&mut self) -> Result<Option<Defaults>, Fault> {
+        let question = Defaults::question(self.is_mariadb());
+        Ok(Defaults::read(self.query(question.as_bytes()).await?))
     }
 
     /// COM_STATISTICS: the server's line about itself.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use usher_config::Limits;
@@ -17,7 +18,7 @@ use usher_topology::{GtidPosition, Health, Server, ServerId, Shard, Topology};
 
 use crate::conn::{Conn, Reply};
 use crate::pool::{Account, Cutter};
-use crate::{BackendError, Fault, Settings};
+use crate::{BackendError, Defaults, Fault, Settings};
 
 /// What is known of every server.
 pub type HealthMap = HashMap<ServerId, Health>;
@@ -29,6 +30,7 @@ pub struct Monitor {
     limits: Limits,
     cutter: Cutter,
     health: Arc<ArcSwap<HealthMap>>,
+    defaults: Arc<watch::Sender<Option<Arc<Defaults>>>>,
     probes: parking_lot::Mutex<Probes>,
 }
 
@@ -43,7 +45,36 @@ impl Monitor {
     /// are cut.
     #[must_use]
     pub fn new(account: Account, limits: Limits, cutter: Cutter) -> Self {
-        Self { account, limits, cutter, health: Arc::default(), probes: parking_lot::Mutex::default() }
+        let defaults = Arc::new(watch::channel(None).0);
+        Self {
+            account,
+            limits,
+            cutter,
+            health: Arc::default(),
+            defaults,
+            probes: parking_lot::Mutex::default(),
+        }
+    }
+
+    /// What new sessions begin with: as the global master's writer, which speaks for all, had it when it was asked last.
+    #[must_use]
+    pub fn defaults(&self) -> Option<Arc<Defaults>> {
+        self.defaults.borrow().clone()
+    }
+
+    /// As [`Monitor::defaults`], once they are known.
+    pub async fn defaults_known(&self) -> Arc<Defaults> {
+        let mut known = self.defaults.subscribe();
+        // The sender lives as long as this.
+        match known.wait_for(Option::is_some).await.map(|known| known.clone()) {
+            Ok(Some(known)) => known,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// The global master's writer has just told them.
+    pub fn learn_defaults(&self, defaults: Defaults) {
+        self.defaults.send_replace(Some(Arc::new(defaults)));
     }
 
     /// What is known of every server: one load, then plain look-ups.
@@ -72,6 +103,8 @@ impl Monitor {
                     cutter: self.cutter.clone(),
                     newest: Arc::clone(&newest),
                     health: Arc::clone(&self.health),
+                    speaks_for_all: shard.id.is_global() && server.id == shard.writer,
+                    defaults: Arc::clone(&self.defaults),
                 };
                 probes.tasks.spawn(probe.run());
             }
@@ -99,6 +132,9 @@ struct Probe {
     cutter: Cutter,
     newest: Arc<AtomicU64>,
     health: Arc<ArcSwap<HealthMap>>,
+    /// It is the global master's writer.
+    speaks_for_all: bool,
+    defaults: Arc<watch::Sender<Option<Arc<Defaults>>>>,
 }
 
 impl Probe {
@@ -106,12 +142,13 @@ impl Probe {
         let mut ticks = interval(Duration::from_millis(self.limits.probe_ms));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut conn = None;
+        let mut defaults = None;
         let limit = Duration::from_millis(self.limits.connect_ms);
         let mut heard = Instant::now();
         loop {
             ticks.tick().await;
             let asked = Instant::now();
-            let seen = match timeout(limit, self.probe(&mut conn)).await {
+            let seen = match timeout(limit, self.probe(&mut conn, &mut defaults)).await {
                 Ok(Ok(health)) => {
                     heard = Instant::now();
                     health
@@ -154,7 +191,25 @@ impl Probe {
         });
     }
 
-    async fn probe(&self, conn: &mut Option<Conn>) -> Result<Health, Fault> {
+    /// Looks whether new sessions would begin with other settings than before. The connections that there are have the
+    /// old ones.
+    async fn watch_defaults(&self, conn: &mut Conn, before: &mut Option<Defaults>) -> Result<(), Fault> {
+        let Some(now) = conn.defaults().await? else { return Ok(()) };
+        if before.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        if before.is_some() {
+            tracing::info!(server = %self.server.name, "global settings of sessions have changed");
+            self.cutter.renew(self.server.id);
+        }
+        if self.speaks_for_all {
+            self.defaults.send_replace(Some(Arc::new(now.clone())));
+        }
+        *before = Some(now);
+        Ok(())
+    }
+
+    async fn probe(&self, conn: &mut Option<Conn>, defaults: &mut Option<Defaults>) -> Result<Health, Fault> {
         let conn = match conn {
             Some(conn) => conn,
             None => {
@@ -187,6 +242,7 @@ impl Probe {
              (SELECT CAST(UNIX_TIMESTAMP(ts) * 1000000 AS UNSIGNED) FROM usher.heartbeat WHERE id = 1)"
         );
         let reply = conn.query(ask.as_bytes()).await?;
+        self.watch_defaults(conn, defaults).await?;
         Ok(self.judge(&reply, newest))
     }
 

@@ -105,8 +105,7 @@ impl Pools {
     /// hold, with the old settings, as on one server.
     pub fn renew(&self) {
         for pool in self.pools.load().values() {
-            pool.renewals.fetch_add(1, Ordering::AcqRel);
-            pool.drop_idle();
+            pool.renew();
         }
     }
 
@@ -152,6 +151,15 @@ impl Cutter {
     /// were.
     pub fn cut(&self, server: ServerId) -> usize {
         self.0.load().get(&server).map_or(0, |pool| pool.cut())
+    }
+}
+
+impl Cutter {
+    /// Settings of this server have changed: connections made before are lent no more.
+    pub(crate) fn renew(&self, server: ServerId) {
+        if let Some(pool) = self.0.load().get(&server) {
+            pool.renew();
+        }
     }
 }
 
@@ -308,6 +316,11 @@ impl Pool {
         drop(idle);
         let cuts = std::mem::take(&mut *self.cuts.lock());
         cuts.iter().filter_map(Weak::upgrade).map(|cut| cut.cut()).count()
+    }
+
+    fn renew(&self) {
+        self.renewals.fetch_add(1, Ordering::AcqRel);
+        self.drop_idle();
     }
 
     fn drop_idle(&self) {

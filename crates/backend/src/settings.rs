@@ -11,6 +11,8 @@ pub struct Settings {
     hash: u64,
     /// Of what a statement's meaning depends on when it is prepared: all but user variables.
     meaning: u64,
+    /// Of what decides how a text is read.
+    reading: u64,
     schema: Option<Box<str>>,
     found_rows: bool,
     names: Box<str>,
@@ -30,6 +32,15 @@ pub const NULL_USER_VARIABLE: &str = "CAST(NULL AS BINARY)";
 /// Variables that `SET NAMES` overwrites.
 pub const NAMES_VARIABLES: &[&str] =
     &["character_set_client", "character_set_connection", "character_set_results", "collation_connection"];
+
+/// Variables that decide what a text means when it is prepared, besides `SET NAMES`.
+pub const TEXT_VARIABLES: &[&str] = &[
+    "sql_mode",
+    "character_set_client",
+    "character_set_connection",
+    "character_set_results",
+    "collation_connection",
+];
 
 impl Settings {
     /// Those of a connection just logged in without a schema.
@@ -75,10 +86,16 @@ impl Settings {
         self.meaning
     }
 
+    /// Whether a text means the same when it is prepared under either.
+    #[must_use]
+    pub fn reads_as(&self, other: &Self) -> bool {
+        self.reading == other.reading
+    }
+
     /// Whether a connection with these settings serves a session with those as it is.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
-        self.hash == other.hash && self == other
+        std::ptr::eq(self, other) || (self.hash == other.hash && self == other)
     }
 
     /// A changeable copy.
@@ -146,6 +163,9 @@ fn assigned(name: &str, mariadb: bool) -> String {
 fn unset(name: &str) -> &str {
     match name {
         // DEFAULT gives their opposite on MySQL.
+        // Whatever the server's sessions begin with, its connections here begin with it on.
+        "autocommit" => "1",
+        "session_track_state_change" | "session_track_transaction_info" => "OFF",
         "foreign_key_checks" => "@@GLOBAL.foreign_key_checks",
         "unique_checks" => "@@GLOBAL.unique_checks",
         _ if name.starts_with('@') => NULL_USER_VARIABLE,
@@ -236,6 +256,9 @@ impl SettingsBuilder {
     /// The finished value.
     #[must_use]
     pub fn build(&self) -> Arc<Settings> {
+        let mut reading = KEYS.build_hasher();
+        self.names.hash(&mut reading);
+        TEXT_VARIABLES.iter().for_each(|name| self.variables.get(*name).hash(&mut reading));
         let mut hasher = KEYS.build_hasher();
         (&self.schema, self.found_rows, &self.names).hash(&mut hasher);
         let is_user = |name: &str| name.starts_with('@');
@@ -245,6 +268,7 @@ impl SettingsBuilder {
         Arc::new(Settings {
             hash: hasher.finish(),
             meaning,
+            reading: reading.finish(),
             schema: self.schema.clone(),
             found_rows: self.found_rows,
             names: self.names.clone(),

@@ -55,6 +55,19 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
+    /// Version and cipher of TLS, as servers name them.
+    #[must_use]
+    pub fn tls_names(&self) -> Option<(&'static str, String)> {
+        let Self::Tls(tls) = self else { return None };
+        let (_, connection) = tls.get_ref();
+        let version = match connection.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        };
+        let suite = connection.negotiated_cipher_suite()?.suite();
+        Some((version, cipher_name(suite.as_str().unwrap_or_default())))
+    }
+
     /// Whether the peer has shown a certificate of its own, which was checked.
     #[must_use]
     pub fn has_peer_certificate(&self) -> bool {
@@ -208,6 +221,15 @@ impl Stream {
 
 fn is_would_block(result: &io::Result<usize>) -> bool {
     matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// OpenSSL's name of a cipher suite, which servers show, from that of the standard.
+fn cipher_name(suite: &str) -> String {
+    if let Some(name) = suite.strip_prefix("TLS13_") {
+        return format!("TLS_{name}");
+    }
+    let name = suite.trim_start_matches("TLS_").replace("_WITH_", "_").replace("AES_", "AES");
+    name.replace("POLY1305_SHA256", "POLY1305").replace('_', "-")
 }
 
 #[cfg(test)]

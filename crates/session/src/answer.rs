@@ -1,6 +1,6 @@
 //! Answers made in the proxy.
 
-use usher_wire::packet::{OkPacket, put_change};
+use usher_wire::packet::{Change, OkPacket};
 use usher_wire::result::{Answer, Column, Format, Value};
 use usher_wire::status::Status;
 
@@ -39,10 +39,9 @@ impl Session {
         .await
     }
 
-    /// An OK that tells the new default schema to clients that track it.
-    pub(crate) async fn answer_schema(&mut self, schema: &str, turn: Turn) -> Served {
-        let mut state = Vec::new();
-        put_change(&mut state, &usher_wire::packet::Change::Schema(schema.as_bytes()));
+    /// An OK that tells changes of the session to clients that have asked for them.
+    pub(crate) async fn answer_changes(&mut self, changes: &[Change<'_>], turn: Turn) -> Served {
+        let state = self.state_of(changes);
         self.row_count = 0;
         self.answer(turn, |mut answer, status| {
             answer.ok(&OkPacket { status, state: &state, ..OkPacket::default() });

@@ -8,7 +8,7 @@ mod xa;
 
 use std::sync::Arc;
 
-use usher_backend::{BackendError, Fault, Lent, Pool};
+use usher_backend::{BackendError, Fault, Lent, Pool, Settings};
 use usher_directory::State;
 use usher_sql::{Kind as PlanKind, Plan};
 use usher_topology::{GtidPosition, Key, Server, Shard, ShardId, Want, choose};
@@ -49,6 +49,8 @@ pub(crate) enum Body<'a> {
         text: &'a [u8],
         hash: u128,
         packet: &'a mut [u8],
+        /// Settings that decide what the text means.
+        meant: &'a Settings,
         /// A cursor is asked for. The server may send the rows all the same.
         cursor: bool,
     },
@@ -236,7 +238,8 @@ impl Session {
         }
         self.let_go_of_kept();
         let own = Arc::clone(&self.settings);
-        let shows_autocommit = order.plan.uses.system_vars.iter().any(|name| name == "autocommit");
+        let shows_autocommit =
+            order.plan.of_variables || order.plan.uses.system_vars.iter().any(|name| name == "autocommit");
         if !self.autocommit && !shows_autocommit {
             self.settings = self.settings.edit().unset("autocommit").build();
         }
@@ -389,6 +392,7 @@ impl Session {
             hide_transaction: own,
             local_file: order.loads_local_file(),
             several: order.plan.kind == PlanKind::Call,
+            held: false,
         };
         match self.exchange(&mut lent, order, turn, watch).await {
             Ok(outcome) if outcome.intercepted.is_some() => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{timeout, timeout_at};
-use usher_backend::{BackendError, Settings, Stream};
+use usher_backend::{BackendError, Settings, SettingsBuilder, Stream};
 use usher_topology::ShardId;
 use usher_wire::auth::{AuthTerms, CACHING_SHA2, Secret, ServerAuth, Step};
 use usher_wire::caps::Caps;
@@ -24,6 +24,7 @@ use crate::account::Account;
 use crate::channel::Channel;
 use crate::gate::Pass;
 use crate::session::{Client, End, Session};
+use crate::set::mode_of;
 use crate::shared::{HeaderRule, Shared};
 use crate::talk::Talk;
 
@@ -83,6 +84,10 @@ async fn log_in(caller: Caller, shared: &Arc<Shared>) -> Result<Box<Session>, En
         Err(failure) => return Err(talk.fail(&failure).await),
     };
     let schema = hello.database.filter(|name| !name.is_empty());
+    if shared.monitor.defaults().is_none() {
+        // A proxy that has only just started.
+        let _ = timeout(DEFAULTS_WAIT, shared.monitor.defaults_known()).await;
+    }
     let settings = match settings(shared, &account, schema, Some(hello.collation), caps) {
         Ok(settings) => settings,
         Err(failure) => return Err(talk.fail(&failure).await),
@@ -99,7 +104,8 @@ async fn log_in(caller: Caller, shared: &Arc<Shared>) -> Result<Box<Session>, En
         talk.channel.close().await;
         return Err(End::Refused(ErrorId::UnknownDatabase));
     }
-    talk.send(|out| OkPacket::default().encode(out, caps.has(Caps::SESSION_TRACK))).await?;
+    let ok = OkPacket { status: status(shared, &settings), ..OkPacket::default() };
+    talk.send(|out| ok.encode(out, caps.has(Caps::SESSION_TRACK))).await?;
     if let Some(algorithm) = Algorithm::agreed(caps, hello.zstd_level) {
         shared.metrics.compressed.inc();
         talk.channel.compress(algorithm, shared.limits.packet_bytes_max);
@@ -253,6 +259,32 @@ fn denied(user: &[u8], answer: &[u8], from: SocketAddr) -> String {
     format!("Access denied for user '{name}'@'{host}' (using password: {using})")
 }
 
+/// The most that a login waits to learn what sessions begin with.
+const DEFAULTS_WAIT: Duration = Duration::from_secs(2);
+
+/// What a session begins with as the servers have it, said to each connection: servers may differ, or be changed while the
+/// session lasts.
+pub(crate) fn put_defaults(shared: &Shared, settings: &mut SettingsBuilder) {
+    let Some(defaults) = shared.monitor.defaults() else { return };
+    if let Some(sql_mode) = defaults.sql_mode() {
+        settings.variable("sql_mode", &format!("'{sql_mode}'"));
+    }
+    if !defaults.autocommit() {
+        settings.variable("autocommit", "0");
+    }
+}
+
+/// What a server's status flags would be right behind the login.
+fn status(shared: &Shared, settings: &Settings) -> Status {
+    let mode = mode_of(settings);
+    let flags = [
+        (settings.variable("autocommit").is_none(), Status::AUTOCOMMIT),
+        (mode.no_backslash_escapes, Status::NO_BACKSLASH_ESCAPES),
+        (mode.ansi_quotes && shared.server_version.contains("MariaDB"), Status::ANSI_QUOTES),
+    ];
+    flags.into_iter().filter(|(on, _)| *on).fold(Status(0), |status, (_, flag)| status.with(flag))
+}
+
 /// The session's first settings: schema and character set, as the client asked in its handshake.
 pub(crate) fn settings(
     shared: &Shared,
@@ -284,6 +316,7 @@ pub(crate) fn settings(
             None => charset.to_owned(),
         });
     }
+    put_defaults(shared, &mut settings);
     Ok(settings.build())
 }
 

@@ -3,7 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
-use usher_sql::{Found, Kind, Literal, LiteralKind, Plan, ShowKind, Target};
+use usher_backend::Settings;
+use usher_sql::{Found, Kind, Literal, LiteralKind, Mode, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
 use usher_wire::command::COM_STMT_PREPARE;
@@ -40,6 +41,9 @@ pub(crate) struct Prepared {
     /// The catalog that the plan was made by.
     catalog: u64,
     schema: Option<Box<str>>,
+    /// Those in force when it was prepared decide what it means.
+    settings: Arc<Settings>,
+    mode: Mode,
     params: u16,
     /// What servers prepare.
     server_text: Box<[u8]>,
@@ -98,6 +102,10 @@ impl Session {
             Some(text) => text.into_boxed_slice(),
             None => server_text,
         };
+        let server_text = match self.with_own_variables(&server_text, &plan)? {
+            Some(text) => text.into_boxed_slice(),
+            None => server_text,
+        };
         let server_text = match plan.kind {
             Kind::Show(ShowKind::Databases) => self.visible_databases(&server_text).into_boxed_slice(),
             _ => server_text,
@@ -113,6 +121,8 @@ impl Session {
             catalog: plan.catalog,
             plan,
             schema,
+            settings: Arc::clone(&self.settings),
+            mode: self.mode,
             server_text,
             hash,
             added,
@@ -284,18 +294,18 @@ impl Session {
 
     fn plan_again(&mut self, prepared: &mut Prepared) -> Result<(), Stop> {
         let mut literals = Vec::new();
-        let digest = usher_sql::digest(&prepared.text, self.mode, &mut literals);
+        let digest = usher_sql::digest(&prepared.text, prepared.mode, &mut literals);
         let schema = (prepared.schema.as_deref(), self.shared.plans.schema_hash(prepared.schema.as_deref()));
         let catalog = self.shared.catalog.load();
         let plan = self.shared.plans.plan(
             &prepared.text,
             &digest,
             schema,
-            self.mode,
+            prepared.mode,
             &catalog,
             &self.shared.metrics,
         );
-        if with_placeholders(&prepared.text, &plan, &literals, self.mode)?.is_some()
+        if with_placeholders(&prepared.text, &plan, &literals, prepared.mode)?.is_some()
             == prepared.added.is_empty()
         {
             // The table's sequence came or went: drivers prepare anew on this error.
@@ -333,7 +343,8 @@ impl Session {
             Some(packet) => packet.as_mut_slice(),
             None => raw,
         };
-        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet, cursor };
+        let meant = &*prepared.settings;
+        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet, meant, cursor };
         if plan.uses.found_rows {
             Box::pin(self.settle_found_rows()).await;
         }
@@ -386,7 +397,7 @@ impl Session {
             text: &prepared.text,
             literals: &prepared.literals,
             params,
-            mode: self.mode,
+            mode: prepared.mode,
             last_insert_id: self.last_insert_id,
             settings: &settings,
             others: self.has_other_variables(),

@@ -14,6 +14,7 @@ use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order};
 use crate::hold::Hold;
 use crate::insert::{Insert, null_user};
+use crate::own_variables::{reads_of_one_server, reads_own};
 use crate::route::{Place, Values, directory_failure};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
 
@@ -287,8 +288,8 @@ impl Session {
         if let Target::Unsupported { reason } = &plan.target {
             return Err(unroutable(plan, reason));
         }
-        if plan.uses.system_vars.iter().any(|name| name == "socket") && plan.kind != Kind::Set {
-            return self.without_socket(statement, turn).await;
+        if reads_own(plan) && plan.kind != Kind::Set {
+            return self.with_variables_of_usher(statement, plan, turn).await;
         }
         if plan.kind == Kind::Kill {
             let end = statement.digest.end.min(statement.text.len());
@@ -354,6 +355,9 @@ impl Session {
             // Everybody's locks have to meet.
             return (Place { shard: ShardId::GLOBAL, from_writer: true }, plan.needs_writer);
         }
+        if reads_of_one_server(plan) {
+            return (Place { shard: ShardId::GLOBAL, from_writer: true }, true);
+        }
         if !plan.uses.system_vars.is_empty() && self.bound.is_empty() {
             // What a server says of itself has to be the same each time, and copies say that they are read-only.
             let state = self.shared.directory.state();
@@ -368,37 +372,30 @@ impl Session {
         (self.any_place(), plan.needs_writer)
     }
 
-    /// `@@socket` is a server's own: a driver that finds it on this machine would connect there, past the proxy.
-    async fn without_socket(&mut self, statement: Text<'_>, turn: Turn) -> Served {
+    /// A statement that reads variables whose values are usher's.
+    async fn with_variables_of_usher(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let end = statement.digest.end.min(statement.text.len());
         let text = statement.text.get(..end).unwrap_or_default();
-        let found = usher_sql::find_variables(text, self.mode, "socket");
-        let named =
-            |span: &std::ops::Range<usize>| String::from_utf8_lossy(&text[span.clone()]).replace('`', "");
-        let replacements: Vec<_> = found
-            .into_iter()
-            .map(|(span, column)| {
-                let instead = if column { format!("'' AS `{}`", named(&span)) } else { "''".to_owned() };
-                (span, instead)
-            })
-            .collect();
-        if replacements.is_empty() {
-            return Err(unsupported("this use of @@socket"));
-        }
-        let mut hidden = Vec::new();
-        usher_sql::splice(text, &replacements, &mut hidden)
-            .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
+        let Some(changed) = self.with_own_variables(text, plan)? else {
+            return self.anywhere(plan, statement.packets, turn).await;
+        };
         let mut literals = Vec::new();
-        let digest = usher_sql::digest(&hidden, self.mode, &mut literals);
-        let packets = packet(&hidden);
-        let text = Text { text: &hidden, packets: &packets, digest: &digest, literals: &literals };
+        let digest = usher_sql::digest(&changed, self.mode, &mut literals);
+        let packets = packet(&changed);
+        let text = Text { text: &changed, packets: &packets, digest: &digest, literals: &literals };
         Box::pin(self.statement(text, turn)).await
     }
 
-    /// What a server tells of itself: the global master speaks for all, unless the session holds another.
+    /// Where a server tells of itself: the global master speaks for all. What it has counted for the session is told by
+    /// the connection that the session holds, if there is one, and so are variables that only that connection has.
+    pub(crate) fn place_of_lists(&self, plan: &Plan) -> Place {
+        let counts = plan.kind == Kind::Show(ShowKind::Status);
+        let held = self.bound.first().filter(|_| counts || self.has_other_variables());
+        Place { shard: held.map_or(ShardId::GLOBAL, |bound| bound.shard), from_writer: true }
+    }
+
     async fn beside(&mut self, plan: &Plan, packets: &[u8], turn: Turn) -> Served {
-        let shard = self.bound.first().map_or(ShardId::GLOBAL, |bound| bound.shard);
-        let place = Place { shard, from_writer: true };
+        let place = self.place_of_lists(plan);
         let body = Body::Text(packets);
         self.run_aside(Order { plan, place, key: None, body, insert_id: None, writer_hint: true }, turn).await
     }

@@ -12,6 +12,7 @@ use usher_wire::status::Status;
 
 use crate::buffers;
 use crate::cursor::Cursor;
+use crate::own_variables::LISTED_BYTES_MAX;
 use crate::session::{End, Session, Turn};
 
 /// What a relay looks out for.
@@ -27,6 +28,8 @@ pub(crate) struct Watch {
     pub(crate) local_file: bool,
     /// A result set of it is never the last answer: a procedure's.
     pub(crate) several: bool,
+    /// It is looked through before any of it is passed on, unless it is a long one.
+    pub(crate) held: bool,
 }
 
 /// What an answer was.
@@ -40,6 +43,8 @@ pub(crate) struct Outcome {
     pub(crate) error: Option<u16>,
     /// Its message.
     pub(crate) message: Option<String>,
+    /// A part of the answer has gone to the client.
+    pub(crate) forwarded: bool,
     /// The client's next sequence id.
     pub(crate) seq: u8,
     pub(crate) affected_rows: u64,
@@ -94,10 +99,14 @@ impl Session {
                 Err(error) => return Err(server(error.into(), forwarded, &relay)),
             };
             let step = match progress {
+                Progress::More if watch.held && lent.buf.len() < LISTED_BYTES_MAX => {
+                    lent.read().await.map_err(|fault| server(fault, forwarded, &relay))
+                }
                 Progress::More => self.more(lent, &mut relay, &mut forwarded).await,
                 Progress::Ok(end) => {
                     self.learn(lent, &end, &mut outcome);
-                    let edit = edit(turn, watch, self.aside, &end);
+                    let told = self.state_to_tell(&end, &lent.buf);
+                    let edit = OkEdit { state: told.as_deref(), ..edit(turn, watch, self.aside, &end) };
                     let passed = relay.pass_ok(&mut lent.buf, &edit);
                     match passed.map_err(|error| server(error.into(), forwarded, &relay)) {
                         Ok(()) if end.more_results() && self.client.channel.is_compressed() => {
@@ -138,6 +147,7 @@ impl Session {
             let error = usher_wire::Error::Malformed("bytes behind an answer");
             return Err(server(error.into(), true, &relay));
         }
+        outcome.forwarded = forwarded;
         outcome.tail = std::mem::replace(&mut lent.buf, buffers::take());
         lent.rest();
         Ok(outcome)

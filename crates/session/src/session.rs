@@ -17,7 +17,7 @@ use usher_wire::command::{
 };
 use usher_wire::frame::message;
 use usher_wire::handshake::{ChangeUser, Salt};
-use usher_wire::packet::{ErrPacket, TrackSet};
+use usher_wire::packet::ErrPacket;
 use usher_wire::relay::ClientForm;
 use usher_wire::result::Answer;
 use usher_wire::sqlerr::{ErrorId, Failure};
@@ -33,9 +33,10 @@ use crate::in_flight::Slot;
 use crate::pins::Pins;
 use crate::prepared::Prepared;
 use crate::sessions::Handle;
-use crate::set::Edit;
+use crate::set::{Edit, mode_of};
 use crate::shared::{Shared, Stopping};
 use crate::text_prepare::{Named, Naming};
+use crate::tracking::Tracking;
 use crate::user_vars::Owed;
 use crate::xa::Branch;
 use crate::{buffers, login};
@@ -199,6 +200,8 @@ pub(crate) struct Session {
     pub(crate) schema_hash: u64,
     pub(crate) mode: Mode,
     pub(crate) autocommit: bool,
+    /// What the client asks to be told of changes, if that is not the default.
+    pub(crate) tracking: Option<Box<Tracking>>,
     pub(crate) transaction: Transaction,
     /// The transaction is this XA branch.
     pub(crate) branch: Option<Box<Branch>>,
@@ -298,10 +301,11 @@ impl Session {
             account,
             accounts_version: None,
             seat,
+            mode: mode_of(&settings),
+            autocommit: settings.variable("autocommit").is_none(),
+            tracking: None,
             settings,
             schema_hash,
-            mode: Mode::default(),
-            autocommit: true,
             transaction: Transaction::None,
             branch: None,
             read_only: false,
@@ -639,9 +643,8 @@ impl Session {
         // MariaDB goes back to the character set of the login, MySQL to its own.
         let is_mariadb = self.shared.server_version.contains("MariaDB");
         settings.unset_all().names(if is_mariadb { &self.names_at_login } else { "utf8mb4" });
-        self.settings = settings.build();
-        self.mode = Mode::default();
-        self.autocommit = true;
+        login::put_defaults(&self.shared, &mut settings);
+        self.begin_with(settings.build());
         self.abandon();
         self.statements.clear();
         self.named.clear();
@@ -651,6 +654,18 @@ impl Session {
         self.found_rows_on = None;
         (self.failure, self.told) = (None, None);
         self.notices.clear();
+    }
+
+    /// As after a login.
+    fn begin_with(&mut self, settings: Arc<Settings>) {
+        self.mode = mode_of(&settings);
+        self.autocommit = settings.variable("autocommit").is_none();
+        self.tracking = None;
+        self.settings = settings;
+    }
+
+    pub(crate) fn is_mariadb(&self) -> bool {
+        self.shared.server_version.contains("MariaDB")
     }
 
     /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
@@ -743,7 +758,8 @@ impl Session {
         }
         self.names_at_login = settings.names().into();
         self.schema_hash = self.shared.plans.schema_hash(settings.schema());
-        (self.settings, self.account) = (settings, account);
+        self.begin_with(settings);
+        self.account = account;
         Ok(())
     }
 
@@ -770,7 +786,7 @@ impl Session {
 
     /// The form in which this client takes answers.
     pub(crate) fn form(&self) -> ClientForm {
-        ClientForm::new(self.client.caps, TrackSet::SCHEMA, self.status())
+        ClientForm::new(self.client.caps, self.track_set(), self.status())
     }
 
     /// `halfway`: the client has sent a part of a command.

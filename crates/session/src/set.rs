@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use usher_backend::Lent;
+use usher_backend::{Lent, Settings};
 use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
 use usher_sql::{Mode, Plan, Target, effects};
 use usher_topology::ShardId;
 use usher_wire::collation;
-use usher_wire::packet::ErrPacket;
+use usher_wire::packet::{Change, ErrPacket};
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, checkout_failure};
@@ -16,6 +16,7 @@ use crate::query::{Text, packet, unsupported};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
 use crate::set_global::is_global;
 use crate::text_prepare::server_error;
+use crate::tracking::TRACKING;
 
 /// Variables whose setting has no lasting value, or is the server's own business.
 const NOT_SETTINGS: &[&str] = &[
@@ -50,10 +51,6 @@ const FORBIDDEN: &[&str] = &[
     "rand_seed2",
 ];
 
-/// What begins the names of variables that say what a server tells of a session's state. usher needs to be told by its
-/// own list, whatever a client asks for; drivers can do without, and ask for it when they connect.
-const TRACKING: &str = "session_track_";
-
 /// A server's error for a schema that it has not.
 const UNKNOWN_DATABASE: u16 = 1049;
 
@@ -75,11 +72,11 @@ impl Session {
             self.try_settings(wanted).await?;
             self.schema_hash = self.shared.plans.schema_hash(Some(name));
         }
-        self.answer_schema(name, turn).await
+        self.answer_changes(&[Change::Schema(name.as_bytes())], turn).await
     }
 
     /// Takes new settings once a server has taken them.
-    async fn try_settings(&mut self, wanted: Arc<usher_backend::Settings>) -> Result<(), Stop> {
+    async fn try_settings(&mut self, wanted: Arc<Settings>) -> Result<(), Stop> {
         if let Some(bound) = self.bound.first_mut() {
             match bound.lent.bring_to(&wanted).await {
                 Ok(()) => {}
@@ -106,11 +103,7 @@ impl Session {
         Ok(())
     }
 
-    async fn try_settings_on(
-        &self,
-        shard: ShardId,
-        wanted: &Arc<usher_backend::Settings>,
-    ) -> Result<(), Stop> {
+    async fn try_settings_on(&self, shard: ShardId, wanted: &Arc<Settings>) -> Result<(), Stop> {
         let state = self.shared.directory.state();
         let Some(shard) = state.topology.shard(shard) else {
             return Err(Failure::new(ErrorId::ShardUnreachable).into());
@@ -147,6 +140,7 @@ impl Session {
         let end = statement.digest.end.min(statement.text.len());
         let text = statement.text.get(..end).unwrap_or_default();
         if let Some(rest) = effects::without(text, self.mode, |name| name.starts_with(TRACKING)) {
+            self.track(&assignments)?;
             return self.set_rest(&rest, turn).await;
         }
         check_allowed(&assignments)?;
@@ -168,7 +162,7 @@ impl Session {
             if let Assignment::Variable { name, value, .. } = assignment
                 && name == "autocommit"
             {
-                autocommit = truth(value);
+                autocommit = self.truth(value);
                 return autocommit.is_some();
             }
             edit(&mut edits, assignment, statement.text)
@@ -196,7 +190,22 @@ impl Session {
         self.last_insert_id = last_insert_id.unwrap_or(self.last_insert_id);
         self.autocommit = autocommit.unwrap_or(self.autocommit);
         self.mode_from_settings();
-        self.answer_ok(turn).await
+        let told: Vec<(String, String)> = edits.iter().flat_map(Edit::told).collect();
+        let changes: Vec<Change<'_>> = told
+            .iter()
+            .map(|(name, value)| Change::Variable { name: name.as_bytes(), value: value.as_bytes() })
+            .collect();
+        self.answer_changes(&changes, turn).await
+    }
+
+    /// Whether autocommit is turned on or off; `None` if that is not plain to see.
+    fn truth(&self, value: &Value) -> Option<bool> {
+        match value.constant {
+            Some(Constant::Default) => {
+                Some(self.shared.monitor.defaults().is_none_or(|defaults| defaults.autocommit()))
+            }
+            _ => truth(value),
+        }
     }
 
     /// What a SET says besides what is not for the servers.
@@ -317,15 +326,20 @@ impl Session {
     }
 
     fn mode_from_settings(&mut self) {
-        let sql_mode = self.settings.variable("sql_mode").unwrap_or("''");
-        let text = sql_mode.trim_matches('\'');
-        self.mode = Mode::from_sql_mode(text);
-        let charset = match self.settings.variable("character_set_client") {
-            Some(set) => set.trim_matches('\''),
-            None => self.settings.names().split(' ').next().unwrap_or("utf8mb4"),
-        };
-        self.mode.foreign_charset = !usher_sql::is_utf8(charset);
+        self.mode = mode_of(&self.settings);
     }
+}
+
+/// How statements are read under these settings.
+pub(crate) fn mode_of(settings: &Settings) -> Mode {
+    let sql_mode = settings.variable("sql_mode").unwrap_or("''");
+    let mut mode = Mode::from_sql_mode(sql_mode.trim_matches('\''));
+    let charset = match settings.variable("character_set_client") {
+        Some(set) => set.trim_matches('\''),
+        None => settings.names().split(' ').next().unwrap_or("utf8mb4"),
+    };
+    mode.foreign_charset = !usher_sql::is_utf8(charset);
+    mode
 }
 
 /// Whether it holds for the next transaction only.
@@ -409,6 +423,23 @@ pub(crate) enum Edit {
 }
 
 impl Edit {
+    /// Variables and their values, as a server tells of the change. Defaults are not known here; but the only one that
+    /// comes without a server is autocommit.
+    fn told(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Names(names) => {
+                let charset = names.split(' ').next().unwrap_or_default();
+                let set = ["character_set_client", "character_set_connection", "character_set_results"];
+                set.map(|name| (name.to_owned(), charset.to_owned())).to_vec()
+            }
+            Self::Variable(name, _) if name.starts_with('@') => Vec::new(),
+            Self::Variable(name, _) if name == "autocommit" => vec![(name.clone(), "OFF".to_owned())],
+            Self::Variable(name, value) => vec![(name.clone(), value.trim_matches('\'').to_owned())],
+            Self::Unset(name) if name == "autocommit" => vec![(name.clone(), "ON".to_owned())],
+            Self::Unset(_) => Vec::new(),
+        }
+    }
+
     fn apply(&self, settings: &mut usher_backend::SettingsBuilder) {
         match self {
             Self::Names(names) => settings.names(names),
@@ -460,6 +491,8 @@ fn variable_edit(name: &str, value: &Value, text: &[u8]) -> Option<Edit> {
         return None;
     }
     match (&value.constant, literal(value, text)) {
+        // Each session says its own: a server tells what this one has become.
+        (Some(Constant::Default), _) if name == "sql_mode" => None,
         (Some(Constant::Default), _) => Some(Edit::Unset(name.to_owned())),
         (_, Some(sql)) => Some(Edit::Variable(name.to_owned(), sql)),
         _ => None,
@@ -491,7 +524,6 @@ fn literal(value: &Value, text: &[u8]) -> Option<String> {
 fn truth(value: &Value) -> Option<bool> {
     match value.constant.as_ref()? {
         Constant::Int(number) => Some(*number != 0),
-        Constant::Default => Some(true),
         Constant::Text(word) if word.eq_ignore_ascii_case(b"on") || word.eq_ignore_ascii_case(b"true") => {
             Some(true)
         }

@@ -2,7 +2,7 @@
 
 use usher_backend::BackendError;
 use usher_sql::effects::{Assignment, Scope};
-use usher_topology::ServerId;
+use usher_topology::{ServerId, ShardId};
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Start, checkout_failure, said};
@@ -82,7 +82,21 @@ impl Session {
         }
         // Connections made before still have the old value.
         self.shared.pools.renew();
+        self.learn_defaults().await;
         self.answer_ok(turn).await
+    }
+
+    /// Sessions that log in from now on begin with what has been set. The monitor would see it a moment later.
+    async fn learn_defaults(&self) {
+        let state = self.shared.directory.state();
+        let writer = state.topology.shard(ShardId::GLOBAL).map(|shard| shard.writer);
+        let Some(pool) = writer.and_then(|writer| self.shared.pools.of(writer).ok()) else { return };
+        let Ok(mut lent) = pool.checkout(&self.settings).await else { return };
+        match lent.defaults().await {
+            Ok(Some(defaults)) => self.shared.monitor.learn_defaults(defaults),
+            Ok(None) => {}
+            Err(_) => lent.discard(),
+        }
     }
 
     async fn set_on(&self, server: ServerId, text: &[u8]) -> Result<(), Stop> {

@@ -50,6 +50,8 @@ pub struct Setup {
     pub key: Arc<ServerKey>,
     /// The version told to clients.
     pub server_version: String,
+    /// The machine's name and the port, as clients see them in `@@hostname` and `@@port`.
+    pub address: (String, u16),
     /// The proxy's name.
     pub proxy_id: String,
     /// By which proxies trust each other's calls; empty trusts none.
@@ -85,6 +87,8 @@ pub struct Shared {
     pub(crate) handshakes: Semaphore,
     pub(crate) key: Arc<ServerKey>,
     pub(crate) server_version: String,
+    pub(crate) hostname: String,
+    pub(crate) port: u16,
     pub(crate) directory: Arc<Directory>,
     /// This proxy's account on every server.
     pub(crate) account: String,
@@ -124,6 +128,7 @@ impl Shared {
     #[must_use]
     pub fn new(setup: Setup, directory: Arc<Directory>) -> Arc<Self> {
         let limits = setup.limits;
+        let (hostname, port) = setup.address;
         let pools = Pools::new(setup.backend.clone(), limits.clone(), setup.backend_metrics);
         let shared = Arc::new(Self {
             accounts: setup.accounts,
@@ -134,6 +139,8 @@ impl Shared {
             handshakes: Semaphore::new(limits.tls_handshakes_max),
             key: setup.key,
             server_version: setup.server_version,
+            hostname,
+            port,
             account: setup.backend.user.clone(),
             monitor: Monitor::new(setup.backend, limits.clone(), pools.cutter()),
             pools,

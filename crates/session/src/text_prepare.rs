@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use usher_backend::Settings;
+use usher_backend::{Settings, TEXT_VARIABLES};
 use usher_sql::prepare::{Prepare, Source, parse};
 use usher_sql::{Kind, Literal, LiteralKind, Mode, Plan, Target};
 use usher_topology::ShardId;
@@ -16,10 +16,6 @@ use crate::query::{Text, is_of_the_session, is_temporary, packet, unsupported};
 use crate::route::Place;
 use crate::session::{Served, Session, Stop, Turn};
 use crate::user_vars::Carried;
-
-/// Settings that decide what a text means, besides SET NAMES.
-const OF_TEXTS: &[&str] =
-    &["sql_mode", "character_set_client", "character_set_connection", "collation_connection"];
 
 /// A statement that the client has prepared under a name.
 #[derive(Debug)]
@@ -57,20 +53,9 @@ impl Named {
         self.hash
     }
 
-    /// The settings of a connection, but for those that decide what a text means.
-    pub(crate) fn meant_under(&self, settings: &Settings) -> Arc<Settings> {
-        let mut edit = settings.edit();
-        if self.settings.names() != settings.names() {
-            edit.names(self.settings.names());
-        }
-        for name in OF_TEXTS {
-            match self.settings.variable(name) {
-                value if value == settings.variable(name) && self.settings.names() == settings.names() => {}
-                Some(value) => _ = edit.variable(name, value),
-                None => _ = edit.unset(name),
-            }
-        }
-        edit.build()
+    /// Those in force when it was prepared.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The statement that prepares it, to be said under its settings.
@@ -80,6 +65,22 @@ impl Named {
         out.push(b'\'');
         out
     }
+}
+
+/// The settings of a connection, but for those that decide what a text means.
+pub(crate) fn meant_under(meant: &Settings, settings: &Settings) -> Arc<Settings> {
+    let mut edit = settings.edit();
+    if meant.names() != settings.names() {
+        edit.names(meant.names());
+    }
+    for name in TEXT_VARIABLES {
+        match meant.variable(name) {
+            value if value == settings.variable(name) && meant.names() == settings.names() => {}
+            Some(value) => _ = edit.variable(name, value),
+            None => _ = edit.unset(name),
+        }
+    }
+    edit.build()
 }
 
 impl Session {

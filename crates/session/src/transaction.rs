@@ -2,6 +2,7 @@
 //! place, since only that tells which.
 
 use usher_sql::{Kind, Plan};
+use usher_wire::packet::Change;
 
 use crate::execute::{Body, Order};
 use crate::pins::Reason;
@@ -26,7 +27,24 @@ impl Session {
         self.end_transaction();
         self.unlock_tables().await;
         self.transaction = Transaction::Pending { begun: true, statements: vec![text.into()] };
-        self.answer_ok(turn).await
+        self.answer_transaction(turn).await
+    }
+
+    /// The answer to a statement that has begun or ended a transaction which no server knows of yet.
+    async fn answer_transaction(&mut self, turn: Turn) -> Served {
+        let Some(wanted) = self.transaction_info() else { return self.answer_ok(turn).await };
+        let with_characteristics = wanted == "CHARACTERISTICS";
+        let (characteristics, state): (Vec<u8>, &[u8]) = match &self.transaction {
+            Transaction::Pending { statements, .. } => {
+                let said = self.next_transaction.iter().chain(statements.iter().take(1));
+                (said.flat_map(|text| [begin_words(text), b"; ".to_vec()].concat()).collect(), b"T_______")
+            }
+            _ => (Vec::new(), b"________"),
+        };
+        let characteristics = characteristics.trim_ascii_end();
+        let changes = [Change::TransactionState(state), Change::TransactionCharacteristics(characteristics)];
+        let told = if with_characteristics { &changes[..] } else { &changes[..1] };
+        self.answer_changes(told, turn).await
     }
 
     /// Whether the transaction that was begun is a read-only one.
@@ -88,7 +106,7 @@ impl Session {
                 let begin = first.unwrap_or_else(|| Box::from(&b"START TRANSACTION"[..]));
                 self.transaction = Transaction::Pending { begun: true, statements: vec![begin] };
             }
-            return self.answer_ok(turn).await;
+            return self.answer_transaction(turn).await;
         };
         let place = Place { shard, from_writer: true };
         let body = Body::Text(statement.packets);
@@ -169,6 +187,15 @@ impl Session {
                 Err(failure.executed(Executed::Unknown).into())
             }
         }
+    }
+}
+
+/// As servers spell the beginning of a transaction.
+fn begin_words(text: &[u8]) -> Vec<u8> {
+    let upper = text.trim_ascii().to_ascii_uppercase();
+    match upper.starts_with(b"BEGIN") {
+        true => b"START TRANSACTION".to_vec(),
+        false => upper,
     }
 }
 

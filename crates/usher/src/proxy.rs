@@ -133,11 +133,16 @@ fn setup(
         balancers,
         key: Arc::new(key),
         server_version,
+        address: (hostname(), proxy.listen.port()),
         proxy_id: proxy.id.clone(),
         token: config.http.token.clone().unwrap_or_default(),
         metrics,
         backend_metrics,
     })
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Where others reach its HTTP API.

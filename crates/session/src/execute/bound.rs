@@ -115,6 +115,7 @@ impl Session {
             hide_transaction: own,
             local_file: order.loads_local_file(),
             several: order.plan.kind == PlanKind::Call,
+            held: false,
         };
         match self.exchange(&mut bound.lent, order, turn, watch).await {
             Ok(outcome) if own => self.commit_own(&mut bound.lent, outcome).await.map(Some),

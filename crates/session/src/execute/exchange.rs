@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use usher_backend::{Fault, Lent};
+use usher_backend::{Fault, Lent, Settings};
 use usher_sql::{Found, Kind};
 use usher_wire::command::{COM_STMT_CLOSE, COM_STMT_PREPARE};
 use usher_wire::relay::Kind as AnswerKind;
@@ -13,7 +13,7 @@ use super::{Body, Order, Start, lost_between, said, unsent};
 use crate::cursor::Cursor;
 use crate::relay::{Broken, Outcome, Watch};
 use crate::session::{Session, Turn};
-use crate::text_prepare::{Named, Naming};
+use crate::text_prepare::{Named, Naming, meant_under};
 
 /// The server no longer knows a prepared statement.
 const UNKNOWN_STATEMENT: u16 = 1243;
@@ -43,13 +43,18 @@ impl Session {
             self.name_on(lent).await.map_err(unsent)?;
         }
         let mut statement = None;
+        let watch = Watch { held: order.plan.of_variables, ..watch };
         match &mut order.body {
             Body::Text(packets) | Body::FieldList(packets) | Body::Simple(packets) => {
                 lent.send(packets).await.map_err(unsent)?
             }
-            Body::Execute { text, hash, packet, .. } => {
+            Body::Execute { text, hash, packet, meant, .. } => {
                 let max = self.shared.limits.statements_per_backend_max;
-                let hash = under(*hash, &lent.settings);
+                let target = match meant.reads_as(&lent.settings) {
+                    true => None,
+                    false => Some(meant_under(meant, &lent.settings)),
+                };
+                let hash = under(*hash, target.as_ref().unwrap_or(&lent.settings));
                 // MySQL gives a user variable the type that it has while the statement is prepared.
                 let known = match uses.reads_user_vars.is_empty() || lent.is_mariadb() {
                     true => lent.statement(hash),
@@ -57,7 +62,7 @@ impl Session {
                 };
                 let prepared = match known {
                     Some(id) => Ok(id),
-                    None => Box::pin(prepare_on(lent, text, hash, max)).await,
+                    None => Box::pin(prepare_under(lent, text, (hash, max), target)).await,
                 };
                 let id = match prepared {
                     Ok(id) => id,
@@ -72,6 +77,11 @@ impl Session {
             }
         }
         let mut outcome = self.relay(lent, order.body.answer(), turn, watch).await?;
+        if watch.held && !outcome.forwarded {
+            let binary = matches!(order.body, Body::Execute { .. });
+            let tail = std::mem::take(&mut outcome.tail);
+            outcome.tail = self.overlay(tail, order.body.text(), binary);
+        }
         self.handle.rests(lent);
         if let Some((id, hash)) = statement.filter(|_| order.body.asks_for_cursor())
             && outcome.error.is_none()
@@ -90,8 +100,7 @@ impl Session {
                 Some(_) => lent.forget_name(named.name()),
             }
         }
-        if let (Some(UNKNOWN_STATEMENT), Body::Execute { hash, .. }) = (outcome.error, &order.body) {
-            let hash = under(*hash, &lent.settings);
+        if let (Some(UNKNOWN_STATEMENT), Some((_, hash))) = (outcome.error, statement) {
             lent.forget_statement(hash);
         }
         Ok(outcome)
@@ -107,10 +116,10 @@ impl Session {
         }
         lent.forget_name(named.name());
         let own = Arc::clone(&lent.settings);
-        let target = named.meant_under(&own);
-        if own.meaning() == target.meaning() {
+        if named.settings().reads_as(&own) {
             return self.say_name(lent, &named).await;
         }
+        let target = meant_under(named.settings(), &own);
         lent.bring_to(&target).await.map_err(lost_between)?;
         self.say_name(lent, &named).await?;
         lent.bring_to(&own).await.map_err(lost_between)
@@ -137,6 +146,23 @@ impl Session {
 /// The hash of a statement prepared under these settings: sql_mode and character set are part of what it means.
 pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
     hash ^ (u128::from(settings.meaning()) << 64 | u128::from(settings.meaning().rotate_left(32)))
+}
+
+/// As [`prepare_on`], under other settings than the connection's, which it gets back.
+#[cold]
+async fn prepare_under(
+    lent: &mut Lent,
+    text: &[u8],
+    (hash, max): (u128, usize),
+    target: Option<Arc<Settings>>,
+) -> Result<u32, Start> {
+    let Some(target) = target else { return prepare_on(lent, text, hash, max).await };
+    let own = Arc::clone(&lent.settings);
+    let lost = |error| Start::Lost(lost_between(error));
+    lent.bring_to(&target).await.map_err(lost)?;
+    let prepared = prepare_on(lent, text, hash, max).await;
+    lent.bring_to(&own).await.map_err(lost)?;
+    prepared
 }
 
 /// The server's id of the statement, preparing it if this connection has not.

@@ -77,8 +77,7 @@ impl Session {
             Target::Global => {
                 Ok(Way::global(if plan.describes() { Relation::Aside } else { Relation::Inside }))
             }
-            Target::AnyServer | Target::Session if plan.uses.named_lock => Ok(Way::global(Relation::Aside)),
-            Target::AnyServer | Target::Session => Ok(Way::aside(self.any_place())),
+            Target::AnyServer | Target::Session => Ok(Way::aside(self.place_without_table(plan).0)),
             Target::Everywhere | Target::Unsupported { .. } => {
                 Err(unsupported("this statement on all shards"))
             }
@@ -167,8 +166,7 @@ impl Session {
             Kind::Show(ShowKind::Databases) => Ok(Some(Way::global(Relation::Aside))),
             Kind::Show(ShowKind::Processlist) => kept("usher, which asks all proxies"),
             Kind::Show(ShowKind::Variables | ShowKind::Status) => {
-                let shard = self.bound.first().map_or(ShardId::GLOBAL, |bound| bound.shard);
-                Ok(Some(Way::aside(Place { shard, from_writer: true })))
+                Ok(Some(Way::aside(self.place_of_lists(plan))))
             }
             _ => Ok(None),
         }

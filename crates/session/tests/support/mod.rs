@@ -88,6 +88,7 @@ impl Proxy {
             balancers: Balancers::default(),
             key: Arc::new(key),
             server_version: "10.11.0-MariaDB".to_owned(),
+            address: ("here".to_owned(), 3306),
             proxy_id: proxy.id.clone(),
             token: String::new(),
             metrics: SessionMetrics::default(),

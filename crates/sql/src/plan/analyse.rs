@@ -35,13 +35,16 @@ pub(crate) fn read(context: Context<'_, '_>, range: Range<usize>) -> Routed {
     route(context, &queries, &facts::pins(&queries, context.uses), Vec::new())
 }
 
-/// Whether a read touches no table but those of `information_schema`.
+/// Whether a read touches no table but those of `information_schema` and `performance_schema`.
 pub(crate) fn is_of_catalog(context: Context<'_, '_>, range: Range<usize>) -> bool {
     let mut queries = context.queries();
     let of_catalog = |one: &Ref<'_>| {
         let schema = one.table.schema.as_deref();
         matches!(one.source, Source::Derived)
-            || schema.is_some_and(|schema| schema.eq_ignore_ascii_case("information_schema"))
+            || schema.is_some_and(|schema| {
+                schema.eq_ignore_ascii_case("information_schema")
+                    || schema.eq_ignore_ascii_case("performance_schema")
+            })
     };
     context.tokens.odd.is_none()
         && !context.uses.needs_writer()

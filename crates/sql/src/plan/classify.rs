@@ -18,12 +18,23 @@ use crate::plan::{DdlKind, Kind, Plan, ShowKind, Target, Uses};
 /// Tokens that settle the kind of a statement that names no sharded table.
 const HEAD_TOKENS: usize = 64;
 
+/// Schemas that tell what the server and its tables look like.
+const CATALOGS: &[&str] = &["information_schema", "performance_schema"];
+/// Their tables of system variables and of figures.
+const VARIABLES: &[&str] =
+    &["global_status", "global_variables", "session_status", "session_variables", "system_variables"];
+
+fn names_any(word: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|other| word.eq_ignore_ascii_case(other.as_bytes()))
+}
+
 /// What one pass over all tokens tells.
 struct Survey<'t> {
     watch: Watch,
     reach: Collector<'t>,
     names_sharded: bool,
     names_catalog: bool,
+    names_variables: bool,
     literals: u32,
     params: u16,
 }
@@ -35,6 +46,7 @@ fn survey<'t>(text: &'t [u8], mode: Mode, catalog: &Catalog) -> Survey<'t> {
         reach,
         names_sharded: false,
         names_catalog: false,
+        names_variables: false,
         literals: 0,
         params: 0,
     };
@@ -45,12 +57,14 @@ fn survey<'t>(text: &'t [u8], mode: Mode, catalog: &Catalog) -> Survey<'t> {
             TokenKind::Word | TokenKind::Dotted => {
                 let word = token.bytes(text);
                 survey.names_sharded |= catalog.names_sharded(word);
-                survey.names_catalog |= word.eq_ignore_ascii_case(b"information_schema");
+                survey.names_catalog |= names_any(word, CATALOGS);
+                survey.names_variables |= names_any(word, VARIABLES);
             }
             TokenKind::Quoted => {
                 let name = unquote_name(token.bytes(text));
                 survey.names_sharded |= catalog.names_sharded(&name);
-                survey.names_catalog |= name.eq_ignore_ascii_case(b"information_schema");
+                survey.names_catalog |= names_any(&name, CATALOGS);
+                survey.names_variables |= names_any(&name, VARIABLES);
             }
             TokenKind::Literal(kind) => {
                 survey.literals = survey.literals.saturating_add(1);
@@ -87,6 +101,8 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
     if plan.kind == Kind::GetDiagnostics {
         uses.writes_user_vars = std::mem::take(&mut uses.reads_user_vars);
     }
+    plan.of_variables = matches!(plan.kind, Kind::Show(ShowKind::Variables | ShowKind::Status))
+        || survey.names_variables && plan.of_catalog;
     plan.needs_writer |= plan.is_write || uses.needs_writer();
     plan.reach = survey.reach.finish(&tokens, &plan, default_schema);
     plan.uses = uses;

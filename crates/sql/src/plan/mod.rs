@@ -42,8 +42,11 @@ pub struct Plan {
     pub needs_hint: bool,
     /// Of a read that only a hint could settle: any of these makes its answer empty, so that it may run anywhere.
     pub nothing: Vec<Nothing>,
-    /// It reads nothing but `information_schema`.
+    /// It reads nothing but `information_schema` and `performance_schema`.
     pub of_catalog: bool,
+    /// It lists system variables or figures of the server, perhaps with the session's values: SHOW VARIABLES, SHOW STATUS,
+    /// and what names their tables.
+    pub of_variables: bool,
     /// Session state that it reads or leaves.
     pub uses: Uses,
     /// Schemas that it can reach, and whether it is an administrator's.
@@ -375,6 +378,7 @@ impl Plan {
             needs_hint: false,
             nothing: Vec::new(),
             of_catalog: false,
+            of_variables: false,
             uses: Uses::default(),
             reach: Reach::default(),
             insert: None,

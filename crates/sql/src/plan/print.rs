@@ -22,6 +22,9 @@ impl fmt::Display for Plan {
         if self.of_catalog {
             f.write_str(" of-catalog")?;
         }
+        if self.of_variables {
+            f.write_str(" of-variables")?;
+        }
         if let Some(insert) = &self.insert {
             write!(f, " {insert}")?;
         }

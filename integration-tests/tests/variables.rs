@@ -1,0 +1,282 @@
+//! What the session's variables are, in whatever way they are asked for and whichever server answers; and what sessions
+//! begin with.
+#![allow(clippy::unwrap_used)]
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row, Value};
+use usher_config::{Config, User};
+use usher_integration_tests::{Bed, Proxy, admin, make_tables, sign_up, until};
+use usher_playground::Server;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_are_the_sessions() {
+    on("variables", Server::Mariadb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_are_the_sessions_on_mysql() {
+    on("variables-mysql", Server::Mysql).await;
+}
+
+fn users(config: &mut Config) {
+    let root = User {
+        name: "root".to_owned(),
+        password: Some("secret".to_owned()),
+        admin: true,
+        default_schema: Some("app".to_owned()),
+        ..User::default()
+    };
+    config.users.push(root);
+}
+
+async fn on(name: &str, server: Server) {
+    let bed = Bed::up_with(name, 2, 1, server, false).await;
+    let proxy = bed.proxy(1, users).await;
+    let mut conn = proxy.connect().await;
+    make_tables(&mut conn).await;
+    let homes = sign_up(&bed, &mut conn, 6).await;
+    let user = homes["s2"][0];
+    as_the_session_has_set_them(&proxy, server, user).await;
+    usher_has_its_own(&proxy, server).await;
+    sessions_begin_with_the_servers_defaults(&bed, &proxy, user).await;
+    meanings_of_prepared_texts_stay(&proxy).await;
+    proxy.stop().await;
+}
+
+fn shown(value: Option<Value>) -> String {
+    match value {
+        None | Some(Value::NULL) => "NULL".to_owned(),
+        Some(value) => {
+            let text = value.as_sql(true).trim_matches('\'').to_owned();
+            match text.as_str() {
+                "ON" => "1".to_owned(),
+                "OFF" => "0".to_owned(),
+                _ => text,
+            }
+        }
+    }
+}
+
+/// A variable's value as each way of asking gives it.
+async fn ways(conn: &mut Conn, name: &str, server: Server) -> Vec<String> {
+    let table = match server {
+        Server::Mariadb => "information_schema.session_variables",
+        Server::Mysql => "performance_schema.session_variables",
+    };
+    let select = format!("SELECT @@{name}");
+    let listed = format!("SELECT variable_value FROM {table} WHERE variable_name = '{name}'");
+    let listed_with_name = listed.replace("variable_value", "variable_name, variable_value");
+    let mut values = Vec::new();
+    for text in [
+        select,
+        format!("SHOW VARIABLES LIKE '{name}'"),
+        format!("SHOW SESSION VARIABLES WHERE Variable_name = '{name}'"),
+        listed_with_name,
+    ] {
+        for prepared in [false, true] {
+            let row: Option<Row> = match prepared {
+                true => conn.exec_first(&text, ()).await.unwrap_or_else(|error| panic!("{text}: {error}")),
+                false => conn.query_first(&text).await.unwrap_or_else(|error| panic!("{text}: {error}")),
+            };
+            values.push(shown(row.and_then(|row| row.unwrap().pop())));
+        }
+    }
+    values
+}
+
+#[track_caller]
+fn all_are(values: &[String], expected: &str, name: &str) {
+    assert!(values.iter().all(|value| value == expected), "{name} is {expected:?}, not {values:?}");
+}
+
+async fn as_the_session_has_set_them(proxy: &Proxy, server: Server, user: u64) {
+    let mut conn = proxy.connect().await;
+    let isolation = match server {
+        Server::Mariadb => "tx_isolation",
+        Server::Mysql => "transaction_isolation",
+    };
+    for statement in [
+        "SET NAMES latin1",
+        "SET sql_mode = 'STRICT_ALL_TABLES'",
+        "SET time_zone = '+03:00', sort_buffer_size = 300032",
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET autocommit = 0",
+        "SET foreign_key_checks = 0",
+    ] {
+        conn.query_drop(statement).await.unwrap();
+    }
+    let expected = [
+        ("character_set_client", "latin1"),
+        ("sql_mode", "STRICT_ALL_TABLES"),
+        ("time_zone", "+03:00"),
+        ("sort_buffer_size", "300032"),
+        (isolation, "READ-COMMITTED"),
+        ("autocommit", "0"),
+        ("foreign_key_checks", "0"),
+    ];
+    for (name, value) in expected {
+        all_are(&ways(&mut conn, name, server).await, value, name);
+    }
+    conn.query_drop(format!("SELECT name FROM users WHERE user_id = {user}")).await.unwrap();
+    for (name, value) in expected {
+        all_are(&ways(&mut conn, name, server).await, value, &format!("{name} in a transaction"));
+    }
+    conn.query_drop("ROLLBACK").await.unwrap();
+    conn.reset().await.unwrap();
+    let modes = ways(&mut conn, "sql_mode", server).await;
+    assert!(modes[0] != "STRICT_ALL_TABLES" && modes.iter().all(|mode| *mode == modes[0]), "{modes:?}");
+    all_are(&ways(&mut conn, "autocommit", server).await, "1", "autocommit");
+}
+
+async fn usher_has_its_own(proxy: &Proxy, server: Server) {
+    let mut first = None;
+    for _ in 0..6 {
+        let mut conn = proxy.connect().await;
+        let mut seen = Vec::new();
+        for name in [
+            "hostname",
+            "version",
+            "socket",
+            "server_id",
+            "read_only",
+            "port",
+            "session_track_schema",
+            "session_track_state_change",
+            "session_track_system_variables",
+            "session_track_transaction_info",
+        ] {
+            let values = ways(&mut conn, name, server).await;
+            assert!(values.iter().all(|value| *value == values[0]), "{name}: {values:?}");
+            seen.push((name, values[0].clone()));
+        }
+        let of = |name: &str| seen.iter().find(|(other, _)| *other == name).unwrap().1.clone();
+        assert_eq!(of("port"), proxy.port().to_string());
+        assert_eq!((of("socket").as_str(), of("read_only").as_str()), ("", "0"));
+        assert_eq!((of("session_track_schema"), of("session_track_state_change")), ("1".into(), "0".into()));
+        assert!(of("session_track_system_variables").contains("character_set_results"));
+        assert_eq!(*first.get_or_insert_with(|| seen.clone()), seen);
+        conn.query_drop("SET session_track_schema = OFF, session_track_system_variables = 'sql_mode'")
+            .await
+            .unwrap();
+        all_are(&ways(&mut conn, "session_track_schema", server).await, "0", "session_track_schema");
+        all_are(&ways(&mut conn, "session_track_system_variables", server).await, "sql_mode", "the list");
+        for (name, value) in [("Ssl_cipher", ""), ("Compression", "0")] {
+            let row: Option<Row> = conn.query_first(format!("SHOW STATUS LIKE '{name}'")).await.unwrap();
+            assert_eq!(shown(row.and_then(|row| row.unwrap().pop())), value, "{name}");
+        }
+        let alias: Row =
+            conn.query_first("SELECT @@port, @@socket AS s, CONCAT(@@port, 'x')").await.unwrap().unwrap();
+        let names: Vec<_> = alias.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
+        assert_eq!(names[..2], ["@@port", "s"]);
+    }
+}
+
+async fn on_all(bed: &Bed, setting: &str) {
+    for server in bed.endpoints.servers() {
+        admin(server).await.query_drop(format!("SET GLOBAL {setting}")).await.unwrap();
+    }
+}
+
+async fn sql_mode(conn: &mut Conn) -> String {
+    conn.query_first("SELECT @@sql_mode").await.unwrap().unwrap()
+}
+
+async fn sessions_begin_with_the_servers_defaults(bed: &Bed, proxy: &Proxy, user: u64) {
+    let mut old = proxy.connect().await;
+    let before = sql_mode(&mut old).await;
+    on_all(bed, "sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'").await;
+    let begins = async |wanted: &str| {
+        until("new sessions begin with the new mode", async || {
+            let mut conn = proxy.connect().await;
+            sql_mode(&mut conn).await == wanted
+        })
+        .await;
+    };
+    begins("ANSI_QUOTES,NO_BACKSLASH_ESCAPES").await;
+    let mut new = proxy.connect().await;
+    for _ in 0..4 {
+        // A name in double quotes, and a string that ends with its backslash.
+        let text = format!("SELECT \"name\", 'a\\' FROM \"users\" WHERE \"user_id\" = {user}");
+        let (_, backslash): (String, String) = new.query_first(text).await.unwrap().unwrap();
+        assert_eq!(backslash, "a\\");
+        let (text, escaped): (String, String) =
+            old.query_first("SELECT \"name\", 'a\\\\'").await.unwrap().unwrap();
+        assert_eq!((text.as_str(), escaped.as_str()), ("name", "a\\"), "the old session goes on as it was");
+    }
+    assert_eq!(sql_mode(&mut old).await, before);
+    old.query_drop("SET sql_mode = DEFAULT").await.unwrap();
+    assert_eq!(sql_mode(&mut old).await, "ANSI_QUOTES,NO_BACKSLASH_ESCAPES");
+    assert_eq!(
+        old.query_first::<String, _>(format!("SELECT \"name\" FROM users WHERE \"user_id\" = {user}"))
+            .await
+            .unwrap()
+            .is_some(),
+        true
+    );
+    // Through usher, and for all at once.
+    let mut root = proxy.login().user("root", "secret").connect().await.unwrap();
+    match root.query_drop(format!("SET GLOBAL sql_mode = '{before}'")).await {
+        Ok(()) => {
+            let mut next = proxy.connect().await;
+            assert_eq!(sql_mode(&mut next).await, before);
+        }
+        // The playground's accounts may not everywhere.
+        Err(_) => on_all(bed, &format!("sql_mode = '{before}'")).await,
+    }
+    begins(&before).await;
+    old.reset().await.unwrap();
+    assert_eq!(sql_mode(&mut old).await, before, "a reset begins anew");
+    on_all(bed, "time_zone = '+05:00'").await;
+    until("new sessions begin with the new time zone", async || {
+        let mut all = true;
+        for _ in 0..4 {
+            let mut conn = proxy.connect().await;
+            all &= conn.query_first::<String, _>("SELECT @@time_zone").await.unwrap().unwrap() == "+05:00";
+        }
+        all
+    })
+    .await;
+    on_all(bed, "time_zone = 'SYSTEM'").await;
+    autocommit_may_be_off(bed, proxy, user).await;
+}
+
+async fn autocommit_may_be_off(bed: &Bed, proxy: &Proxy, user: u64) {
+    on_all(bed, "autocommit = 0").await;
+    until("new sessions begin with autocommit off", async || {
+        let mut conn = proxy.connect().await;
+        conn.query_first::<i64, _>("SELECT @@autocommit").await.unwrap() == Some(0)
+    })
+    .await;
+    let mut conn = proxy.connect().await;
+    conn.query_drop(format!("UPDATE users SET visits = 77 WHERE user_id = {user}")).await.unwrap();
+    conn.query_drop("ROLLBACK").await.unwrap();
+    conn.query_drop("SET autocommit = 1").await.unwrap();
+    let read = format!("SELECT visits FROM users WHERE user_id = {user}");
+    assert_ne!(conn.query_first::<i64, _>(&read).await.unwrap(), Some(77));
+    conn.query_drop("SET autocommit = DEFAULT").await.unwrap();
+    assert_eq!(conn.query_first::<i64, _>("SELECT @@autocommit").await.unwrap(), Some(0));
+    on_all(bed, "autocommit = 1").await;
+    until("autocommit is on again", async || {
+        let mut conn = proxy.connect().await;
+        conn.query_first::<i64, _>("SELECT @@autocommit").await.unwrap() == Some(1)
+    })
+    .await;
+}
+
+/// What a text means is settled when it is prepared.
+async fn meanings_of_prepared_texts_stay(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    conn.query_drop("INSERT INTO words (word) VALUES ('one')").await.unwrap();
+    let string = conn.prep("SELECT \"word\", 'x' || 'y', ? FROM words").await.unwrap();
+    conn.query_drop("SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'").await.unwrap();
+    let name = conn.prep("SELECT \"word\", 'x' || 'y', ? FROM words").await.unwrap();
+    for mode in ["''", "'ANSI_QUOTES'", "'PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES'"] {
+        conn.query_drop(format!("SET sql_mode = {mode}")).await.unwrap();
+        for _ in 0..2 {
+            let old: (String, String, i64) = conn.exec_first(&string, (5,)).await.unwrap().unwrap();
+            assert_eq!(old, ("word".into(), "0".into(), 5), "under {mode}");
+            let new: (String, String, i64) = conn.exec_first(&name, (6,)).await.unwrap().unwrap();
+            assert_eq!(new, ("one".into(), "xy".into(), 6), "under {mode}");
+        }
+    }
+}
