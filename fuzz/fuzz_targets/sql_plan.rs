@@ -86,8 +86,8 @@ fn inserted(plan: &Plan, text: &[u8], mode: Mode) {
 }
 
 fn explained(text: &[u8], mode: Mode) {
-    if let Some(inner) = explain_route(text, mode) {
-        let inner = usher_sql::plan(&text[inner], Some("app"), mode, &CATALOG);
+    if let Some(asked) = explain_route(text, mode) {
+        let inner = usher_sql::plan(&text[asked.statements], Some("app"), mode, &CATALOG);
         assert!(!matches!(inner.kind, Kind::Empty));
     }
 }
