@@ -123,9 +123,7 @@ const STATEMENTS: &[&str] = &[
     "SELECT n FROM t",
     "ROLLBACK",
     "SET session_track_transaction_info = OFF",
-    "BEGIN",
     "INSERT INTO t VALUES (5)",
-    "COMMIT",
 ];
 
 const GTIDS: &[&str] = &[

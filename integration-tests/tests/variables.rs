@@ -26,6 +26,8 @@ fn users(config: &mut Config) {
         default_schema: Some("app".to_owned()),
         ..User::default()
     };
+    // performance_schema is no schema of an application's.
+    config.users[0].schemas.clear();
     config.users.push(root);
 }
 

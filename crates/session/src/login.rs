@@ -317,7 +317,7 @@ pub(crate) fn settings(
         });
     }
     put_defaults(shared, &mut settings);
-    Ok(settings.build())
+    Ok(shared.once(settings.build()))
 }
 
 /// Runs the authentication of COM_CHANGE_USER on a session's own stream.

@@ -88,7 +88,8 @@ pub(crate) fn reads_own(plan: &Plan) -> bool {
 /// Whether it reads one by which servers differ.
 pub(crate) fn reads_of_one_server(plan: &Plan) -> bool {
     plan.uses.system_vars.iter().any(|name| {
-        OF_ONE_SERVER.contains(&name.as_str()) || OF_ONE_SERVER_BEGIN.iter().any(|begin| name.starts_with(begin))
+        OF_ONE_SERVER.contains(&name.as_str())
+            || OF_ONE_SERVER_BEGIN.iter().any(|begin| name.starts_with(begin))
     })
 }
 

@@ -355,6 +355,9 @@ impl Session {
             // Everybody's locks have to meet.
             return (Place { shard: ShardId::GLOBAL, from_writer: true }, plan.needs_writer);
         }
+        if matches!(plan.kind, Kind::Show(ShowKind::Variables | ShowKind::Status)) {
+            return (self.place_of_lists(plan), true);
+        }
         if reads_of_one_server(plan) {
             return (Place { shard: ShardId::GLOBAL, from_writer: true }, true);
         }

@@ -140,8 +140,11 @@ impl Session {
         let end = statement.digest.end.min(statement.text.len());
         let text = statement.text.get(..end).unwrap_or_default();
         if let Some(rest) = effects::without(text, self.mode, |name| name.starts_with(TRACKING)) {
-            self.track(&assignments)?;
-            return self.set_rest(&rest, turn).await;
+            let told = self.track(&assignments)?;
+            return match rest.is_empty() {
+                true => self.answer_changes(&told, turn).await,
+                false => self.set_rest(&rest, turn).await,
+            };
         }
         check_allowed(&assignments)?;
         self.check_branch_set(&assignments)?;
@@ -211,9 +214,6 @@ impl Session {
     /// What a SET says besides what is not for the servers.
     #[cold]
     async fn set_rest(&mut self, rest: &[u8], turn: Turn) -> Served {
-        if rest.is_empty() {
-            return self.answer_ok(turn).await;
-        }
         let mut literals = Vec::new();
         let digest = usher_sql::digest(rest, self.mode, &mut literals);
         let packets = packet(rest);

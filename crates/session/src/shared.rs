@@ -1,14 +1,15 @@
 //! What all sessions of a proxy share, and what a new state of the deployment changes in it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
-use usher_backend::{Account, BackendMetrics, Monitor, Pools};
+use usher_backend::{Account, BackendMetrics, Monitor, Pools, Settings};
 use usher_config::{Compression, Limits, Network};
 use usher_directory::rows::{AccountRow, KeyType, TableKind, TableRow, TableState};
 use usher_directory::{BoxFuture, Directory, EntityState, Hooks, State};
@@ -73,6 +74,9 @@ pub(crate) enum Stopping {
     Now,
 }
 
+/// So many settings with which sessions begin are kept once: databases and character sets of different clients.
+const BEGUN_WITH_MAX: usize = 16;
+
 /// What all sessions of a proxy share.
 pub struct Shared {
     pub(crate) limits: Limits,
@@ -87,6 +91,8 @@ pub struct Shared {
     pub(crate) handshakes: Semaphore,
     pub(crate) key: Arc<ServerKey>,
     pub(crate) server_version: String,
+    /// What sessions have begun with lately.
+    begun_with: Mutex<VecDeque<Arc<Settings>>>,
     pub(crate) hostname: String,
     pub(crate) port: u16,
     pub(crate) directory: Arc<Directory>,
@@ -139,6 +145,7 @@ impl Shared {
             handshakes: Semaphore::new(limits.tls_handshakes_max),
             key: setup.key,
             server_version: setup.server_version,
+            begun_with: Mutex::default(),
             hostname,
             port,
             account: setup.backend.user.clone(),
@@ -185,6 +192,17 @@ impl Shared {
     pub(crate) fn connection_id(&self) -> u32 {
         let count = self.next_id.fetch_add(1, Ordering::Relaxed) & 0x00ff_ffff;
         u32::from(self.number.load(Ordering::Relaxed)) << 24 | count.max(1)
+    }
+
+    /// The same settings, kept once for all sessions that begin with them.
+    pub(crate) fn once(&self, settings: Arc<Settings>) -> Arc<Settings> {
+        let mut begun_with = self.begun_with.lock();
+        if let Some(same) = begun_with.iter().find(|other| other.same(&settings)) {
+            return Arc::clone(same);
+        }
+        begun_with.truncate(BEGUN_WITH_MAX - 1);
+        begun_with.push_front(Arc::clone(&settings));
+        settings
     }
 
     pub(crate) fn stop(&self, how: Stopping) {

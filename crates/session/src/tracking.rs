@@ -8,7 +8,7 @@ use usher_wire::packet::{Change, TrackSet, put_change};
 use usher_wire::relay::End;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
-use crate::session::{Session, Stop};
+use crate::session::{Session, Stop, Transaction};
 use crate::text_prepare::server_error;
 
 /// What begins the names of these variables.
@@ -84,11 +84,13 @@ impl Tracking {
 }
 
 impl Session {
-    /// Takes over what a SET says of tracking.
+    /// Takes over what a SET says of tracking, and gives what servers tell at once of the transaction that there is, if
+    /// there is none.
     ///
     /// # Errors
     /// A value that is none, or that only a server could tell.
-    pub(crate) fn track(&mut self, assignments: &[Assignment]) -> Result<(), Stop> {
+    pub(crate) fn track(&mut self, assignments: &[Assignment]) -> Result<Vec<Change<'static>>, Stop> {
+        let before = self.transaction_info().map(str::to_owned);
         let mut tracking = self.tracking.as_deref().cloned().unwrap_or_default();
         let mut settings = self.settings.edit();
         for assignment in assignments {
@@ -105,7 +107,16 @@ impl Session {
         }
         self.tracking = (tracking != Tracking::default()).then(|| Box::new(tracking));
         self.settings = settings.build();
-        Ok(())
+        let now = self.transaction_info().filter(|now| Some(*now) != before.as_deref());
+        let mut told = Vec::new();
+        if now.is_some() && before.is_none() && self.is_mariadb() {
+            told.push(Change::TransactionState(b"________"));
+        }
+        if now == Some("CHARACTERISTICS") {
+            told.push(Change::TransactionCharacteristics(b""));
+        }
+        told.retain(|_| self.transaction == Transaction::None);
+        Ok(told)
     }
 
     /// Kinds of changes that are passed on as they come.
@@ -151,7 +162,8 @@ impl Session {
             .iter()
             .filter(|change| tracking.wants(change))
             .for_each(|change| put_change(&mut state, change));
-        if self.tracks_state() && changes.iter().any(|change| !is_of_transaction(change)) {
+        // Servers tell of a schema by itself.
+        if self.tracks_state() && changes.iter().any(|change| matches!(change, Change::Variable { .. })) {
             put_change(&mut state, &Change::State(true));
         }
         state
@@ -187,10 +199,6 @@ impl Session {
             _ => return None,
         })
     }
-}
-
-fn is_of_transaction(change: &Change<'_>) -> bool {
-    matches!(change, Change::TransactionCharacteristics(_) | Change::TransactionState(_))
 }
 
 fn keep(settings: &mut SettingsBuilder, name: &str, value: Option<&str>) {
