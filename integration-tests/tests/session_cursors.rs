@@ -36,11 +36,6 @@ async fn cursors_are_as_on_one_server_on_mariadb() {
     as_on_one_server(Server::Mariadb).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cursors_are_as_on_one_server_on_mysql() {
-    as_on_one_server(Server::Mysql).await;
-}
-
 async fn as_on_one_server(kind: Server) {
     let seed = setting("TEST_SEED", rand::random::<u32>().into());
     let (sessions, steps) = (setting("TEST_CURSOR_SESSIONS", 20), setting("TEST_STEPS", 60));

@@ -18,6 +18,7 @@ use crate::cursor::Cursor;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::own_values::with_variables;
+use crate::own_variables::reads_own;
 use crate::pins::Pins;
 use crate::query::{Text, is_of_the_session, is_temporary, settled, unroutable, unsupported};
 use crate::route::{Place, Values};
@@ -337,6 +338,9 @@ impl Session {
         {
             return Box::pin(self.execute_as_text(prepared, turn)).await;
         }
+        if reads_own(&plan) {
+            self.renew_values(prepared, &plan)?;
+        }
         let Execution { key, insert, mut rewritten, cursor } =
             self.execution(prepared, &plan, raw, joined).await?;
         let packet = match &mut rewritten {
@@ -355,6 +359,20 @@ impl Session {
             buffers::give_back(packet);
         }
         served
+    }
+
+    /// Puts usher's values of variables into the text again: they may have changed since it was prepared.
+    #[cold]
+    fn renew_values(&self, prepared: &mut Prepared, plan: &Plan) -> Result<(), Stop> {
+        let own_values = with_variables(&prepared.text, prepared.mode, &plan.uses, self.client.id)?;
+        let text = own_values.as_deref().unwrap_or(&prepared.text);
+        if let Some(text) = self.with_own_variables(text, plan)?
+            && prepared.added.is_empty()
+        {
+            prepared.hash = hash_of(&text, prepared.schema.as_deref());
+            prepared.server_text = text.into();
+        }
+        Ok(())
     }
 
     /// Reads the parameters: whose statement it is, the ids of its rows, and what goes to the server. None of it is kept

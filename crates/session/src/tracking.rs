@@ -18,6 +18,8 @@ const STATE_CHANGE: &str = "session_track_state_change";
 const TRANSACTION_INFO: &str = "session_track_transaction_info";
 /// ER_WRONG_VALUE_FOR_VAR.
 const WRONG_VALUE: u16 = 1231;
+/// ER_UNKNOWN_SYSTEM_VARIABLE.
+const UNKNOWN_VARIABLE: u16 = 1193;
 /// What servers track if nothing else is asked for.
 const BY_DEFAULT: [&str; 5] =
     ["time_zone", "autocommit", "character_set_client", "character_set_results", "character_set_connection"];
@@ -100,7 +102,13 @@ impl Session {
                     keep(&mut settings, name, truth(name, value)?.unwrap_or(false).then_some("ON"))
                 }
                 TRANSACTION_INFO => keep(&mut settings, name, transaction_info(name, value)?),
-                "session_track_gtids" if self.is_mariadb() => continue,
+                "session_track_gtids" if self.is_mariadb() => {
+                    return Err(server_error(
+                        UNKNOWN_VARIABLE,
+                        *b"HY000",
+                        &format!("Unknown system variable '{name}'"),
+                    ));
+                }
                 name if name.starts_with(TRACKING) => tracking.set(name, value)?,
                 _ => {}
             }

@@ -55,8 +55,12 @@ impl Session {
                     false => Some(meant_under(meant, &lent.settings)),
                 };
                 let hash = under(*hash, target.as_ref().unwrap_or(&lent.settings));
+                // MySQL prepares a statement again, under the settings of the moment, when the types of its parameters are
+                // others: one that is executed under others than its own is for nobody else.
+                let alone = target.is_some() && !lent.is_mariadb();
+                let hash = if alone { !hash } else { hash };
                 // MySQL gives a user variable the type that it has while the statement is prepared.
-                let known = match uses.reads_user_vars.is_empty() || lent.is_mariadb() {
+                let known = match !alone && uses.reads_user_vars.is_empty() || lent.is_mariadb() {
                     true => lent.statement(hash),
                     false => None,
                 };
