@@ -229,7 +229,6 @@ async fn refused(ground: &Ground) {
         ("INSERT INTO photos (user_id, title) SELECT user_id, 'explained' FROM users", "1235"),
         ("LOCK TABLES photos WRITE", "USHER-0301"),
         ("LOAD DATA INFILE 'explained' INTO TABLE photos", "USHER-0301"),
-        ("XA START 'explained'", "USHER-0301"),
         ("SET sql_log_bin = 0", "USHER-0205"),
         ("SET GLOBAL read_only = 0", "USHER-0803"),
         ("CREATE VIEW explained AS SELECT * FROM users", "USHER-0301"),

@@ -427,6 +427,9 @@ impl Session {
     #[cold]
     async fn hinted(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let (place, key) = self.hinted_place(statement, plan).await?;
+        if plan.kind == Kind::Xa && statement.digest.hints.shard.is_some() {
+            return Box::pin(self.xa(statement, plan, (Some(place.shard), Format::Text), turn)).await;
+        }
         let body = Body::Text(statement.packets);
         let key = key.as_ref().filter(|_| !place.shard.is_global());
         let writer_hint = statement.digest.hints.writer;
@@ -454,7 +457,7 @@ impl Session {
             let state = self.shared.directory.state();
             let shard = state.topology.shard_named(&word(span)).map(|shard| shard.id);
             let Some(shard) = shard else { return Err(no_shard(&word(span))) };
-            return Box::pin(self.xa(statement, plan, (Some(shard), Format::Text), turn)).await;
+            return Ok((Place { shard, from_writer: true }, None));
         }
         // A hint says what the statement does not; it makes nothing else possible.
         if let Target::Unsupported { reason } = &plan.target

@@ -664,10 +664,6 @@ impl Session {
         self.settings = settings;
     }
 
-    pub(crate) fn is_mariadb(&self) -> bool {
-        self.shared.server_version.contains("MariaDB")
-    }
-
     /// Gives up transaction and pinned connections: what was begun is rolled back by closing them.
     pub(crate) fn abandon(&mut self) {
         self.let_go_of_kept();

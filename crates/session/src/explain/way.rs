@@ -159,7 +159,12 @@ impl Session {
             }
             Kind::Ddl(kind) => self.way_of_ddl(route, statement, *kind).map(Some),
             Kind::ExplainRoute => kept("usher"),
-            Kind::Xa => Err(unsupported("XA transactions")),
+            Kind::Xa => match self.transaction {
+                Transaction::Open(shard) => Ok(Some(inside(shard))),
+                _ => kept(
+                    "usher: a branch begins where its first statement has a place, and is ended where it is found",
+                ),
+            },
             Kind::Load { local: true } if !self.client.caps.has(Caps::LOCAL_FILES) => {
                 Err(Stop::Pass(self.local_files_refused()))
             }
