@@ -274,7 +274,8 @@ async fn meanings_of_prepared_texts_stay(proxy: &Proxy) {
     conn.query_drop("INSERT INTO words (word) VALUES ('one')").await.unwrap();
     let string = conn.prep("SELECT \"word\", 'x' || 'y', ? FROM words").await.unwrap();
     conn.query_drop("SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT'").await.unwrap();
-    let name = conn.prep("SELECT \"word\", 'x' || 'y', ? FROM words").await.unwrap();
+    // Another text, as the driver remembers what it has prepared.
+    let name = conn.prep("SELECT \"word\", 'x' || 'y', ? FROM words AS w").await.unwrap();
     for mode in ["''", "'ANSI_QUOTES'", "'PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES'"] {
         conn.query_drop(format!("SET sql_mode = {mode}")).await.unwrap();
         for _ in 0..2 {
