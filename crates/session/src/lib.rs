@@ -32,6 +32,7 @@ mod pins;
 mod plans;
 mod prepared;
 mod processlist;
+mod programs;
 mod query;
 mod relay;
 mod route;

@@ -302,9 +302,13 @@ impl Session {
         let (mut ours, mut theirs) = (self.settings.edit(), lent.settings.edit());
         // SET NAMES says all that its variables do.
         let by_names = self.edits.iter().any(|edit| matches!(edit, Edit::Names(_)));
+        // The server tells the time that this very statement still has.
+        let is_clock_let_go =
+            self.edits.iter().any(|edit| matches!(edit, Edit::Unset(name) if name == "timestamp"));
         for (name, value) in changed {
             if NOT_SETTINGS.contains(&name.as_str())
                 || by_names && usher_backend::NAMES_VARIABLES.contains(&name.as_str())
+                || name == "timestamp" && is_clock_let_go
             {
                 continue;
             }

@@ -26,6 +26,7 @@ use crate::in_flight::{InFlight, Scope};
 use crate::metrics::SessionMetrics;
 use crate::peers::Peers;
 use crate::plans::Plans;
+use crate::programs::{self, Programs};
 use crate::schemas::{self, Schemas};
 use crate::sessions::Sessions;
 use crate::tls::ClientTls;
@@ -104,6 +105,7 @@ pub struct Shared {
     pub monitor: Monitor,
     pub(crate) plans: Plans,
     pub(crate) schemas: Schemas,
+    pub(crate) programs: Programs,
     pub(crate) catalog: ArcSwap<Catalog>,
     pub(crate) in_flight: InFlight,
     pub(crate) sessions: Sessions,
@@ -153,6 +155,7 @@ impl Shared {
             pools,
             plans: Plans::new(limits.plans_max),
             schemas: Schemas::default(),
+            programs: Programs::default(),
             catalog: ArcSwap::default(),
             in_flight: InFlight::default(),
             sessions: Sessions::default(),
@@ -178,6 +181,7 @@ impl Shared {
         });
         shared.install(&shared.directory.state());
         tokio::spawn(sweep(Arc::downgrade(&shared)));
+        tokio::spawn(programs::watch(Arc::downgrade(&shared)));
         tokio::spawn(schemas::watch(Arc::downgrade(&shared), shared.limits.probe_ms));
         shared
     }

@@ -208,7 +208,7 @@ fn assignment(tokens: &Tokens<'_>, part: Range<usize>, sticky: &mut Scope) -> Re
     let Some(equals) = equals.filter(|at| at + 1 < part.end) else { return Err(error(tokens, at)) };
     let value = value(tokens, equals + 1..part.end);
     if tokens.kind(at) == Some(TokenKind::UserVar) && equals == at + 1 {
-        return Ok(Assignment::UserVar { name: crate::plan::var_name(tokens.bytes(at)), value });
+        return Ok(Assignment::UserVar { name: crate::plan::user_variable_name(tokens.bytes(at)), value });
     }
     let (scope, name) = variable(tokens, at..equals, *sticky).ok_or_else(|| error(tokens, at))?;
     Ok(Assignment::Variable { scope, name, value })

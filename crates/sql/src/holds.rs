@@ -3,7 +3,7 @@
 use crate::key::string_value;
 use crate::lex::{LiteralKind, TokenKind};
 use crate::mode::Mode;
-use crate::plan::{Tokens, var_name};
+use crate::plan::{Tokens, user_variable_name};
 
 /// The name of a lock in a call of GET_LOCK.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ fn name(tokens: &Tokens<'_>, at: usize) -> LockName {
             LockName::Text(string_value(tokens.bytes(at), tokens.mode).into_owned())
         }
         Some(TokenKind::Literal(LiteralKind::Param(index))) => LockName::Param(index),
-        Some(TokenKind::UserVar) => LockName::Variable(var_name(tokens.bytes(at))),
+        Some(TokenKind::UserVar) => LockName::Variable(user_variable_name(tokens.bytes(at))),
         _ => LockName::Other,
     }
 }

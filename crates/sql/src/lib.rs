@@ -40,6 +40,6 @@ pub use mode::Mode;
 pub use plan::{
     DdlKind, ExplainRoute, Found, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Nothing, Number,
     OWN_SCHEMA, Plan, Reach, RowValue, SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint,
-    explain_route, find_calls, find_variables, insert_points, plan,
+    explain_route, find_calls, find_variables, insert_points, plan, user_variable_name,
 };
 pub use splice::{SpliceError, splice};

@@ -3,7 +3,7 @@
 use crate::key::string_value;
 use crate::lex::{LiteralKind, TokenKind};
 use crate::mode::Mode;
-use crate::plan::{Tokens, var_name};
+use crate::plan::{Tokens, user_variable_name};
 
 /// One of these statements.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ fn source(tokens: &Tokens<'_>, at: usize, end: usize) -> Source {
         Some(TokenKind::Literal(LiteralKind::Text)) if at + 1 == end => {
             Source::Text(string_value(tokens.bytes(at), tokens.mode).into_owned())
         }
-        Some(TokenKind::UserVar) if at + 1 == end => Source::Variable(var_name(tokens.bytes(at))),
+        Some(TokenKind::UserVar) if at + 1 == end => Source::Variable(user_variable_name(tokens.bytes(at))),
         _ => Source::Other,
     }
 }
@@ -88,7 +88,7 @@ fn variables(tokens: &Tokens<'_>, at: usize) -> Option<Vec<String>> {
     }
     let one = |part: std::ops::Range<usize>| {
         let is_variable = part.len() == 1 && tokens.kind(part.start) == Some(TokenKind::UserVar);
-        is_variable.then(|| var_name(tokens.bytes(part.start)))
+        is_variable.then(|| user_variable_name(tokens.bytes(part.start)))
     };
     tokens.split_commas(at + 1..tokens.len()).into_iter().map(one).collect()
 }

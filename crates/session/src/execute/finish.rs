@@ -7,7 +7,8 @@ use usher_wire::command::COM_PING;
 use usher_wire::status::Status;
 
 use super::{Body, Order};
-use crate::pins::Pins;
+use crate::pins::{Pins, Reason};
+use crate::programs::may_change_programs;
 use crate::relay::Outcome;
 use crate::session::{Answered, Bound, Served, Session, Transaction};
 use crate::user_vars::Owed;
@@ -97,6 +98,16 @@ impl Session {
         } else if self.entered || self.transaction != Transaction::None {
             self.close_transaction(bound.shard, &outcome, failed);
         }
+        let mut variables = plan.uses.writes_user_vars.clone();
+        if let Some(effects) = self.shared.programs.effects(plan, order.body.text(), self.mode) {
+            variables.extend(effects.variables);
+            if effects.holds {
+                bound.pins.add(&self.shared.metrics.pinned, Reason::Procedure, b"");
+            }
+        }
+        if !failed && may_change_programs(plan) {
+            Box::pin(self.shared.learn_programs()).await;
+        }
         let mut owed = Owed {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
@@ -104,14 +115,15 @@ impl Session {
             found_rows: asks_for_found,
             locks,
             // Some rows may have been looked at before it failed.
-            variables: plan.uses.writes_user_vars.clone(),
+            variables,
             settings: untold,
         };
         // GET DIAGNOSTICS asks of the one before, and may itself assign a variable.
         if let Some(before) = self.owed.take_if(|before| before.shard == owed.shard) {
             owed.add(*before);
         }
-        let keep = (outcome.warnings > 0 || failed || self.keeps) && !owed.is_urgent();
+        let tells = plan.kind == PlanKind::GetDiagnostics;
+        let keep = (outcome.warnings > 0 || failed || self.keeps || tells) && !owed.is_urgent();
         let seq = outcome.seq;
         if owed.is_nothing() || keep {
             if !owed.is_nothing() {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::catalog::{Catalog, Table};
 use crate::ddl;
+use crate::digest::is_stored_program;
 use crate::lex::{Lexer, TokenKind, unquote_name};
 use crate::mode::Mode;
 use crate::plan::analyse::{self, Context, Routed};
@@ -97,6 +98,13 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
     if plan.is_write {
         // Lists of columns look like calls, and the writer runs it anyway.
         uses.unknown_function = None;
+    }
+    match &plan.kind {
+        // What a body or a default calls is for whoever sets it off later.
+        Kind::Ddl(kind) if !makes_table_from_query(*kind, &tokens) => uses = Uses::default(),
+        // In a compound statement they are asked of the statements in it.
+        Kind::Call => (uses.row_count, uses.found_rows, uses.calc_found_rows) = (false, false, false),
+        _ => {}
     }
     if plan.kind == Kind::GetDiagnostics {
         uses.writes_user_vars = std::mem::take(&mut uses.reads_user_vars);
@@ -250,6 +258,11 @@ fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Pl
     Plan::simple(Kind::Set, target)
 }
 
+fn makes_table_from_query(kind: DdlKind, tokens: &Tokens<'_>) -> bool {
+    let makes_table = matches!(kind, DdlKind::CreateTable | DdlKind::CreateTemporaryTable);
+    makes_table && has_query(tokens, 0..tokens.len())
+}
+
 fn has_query(tokens: &Tokens<'_>, mut range: Range<usize>) -> bool {
     range.any(|at| tokens.is_any(at, &["SELECT", "TABLE"]))
 }
@@ -262,13 +275,15 @@ fn transaction(tokens: &Tokens<'_>, at: usize, word: &[u8]) -> Option<Plan> {
         (has(&["CHAIN"]) && !no("CHAIN"), has(&["RELEASE"]) && !no("RELEASE"))
     };
     let kind = match word {
-        b"BEGIN" if !tokens.is_word(at + 1, "NOT") => {
+        b"BEGIN" if is_end(tokens, at + 1 + usize::from(tokens.is_word(at + 1, "WORK"))) => {
             Kind::Begin { read_only: false, consistent_snapshot: false }
         }
-        b"START" if tokens.is_word(at + 1, "TRANSACTION") => Kind::Begin {
-            read_only: has(&["READ", "ONLY"]),
-            consistent_snapshot: has(&["CONSISTENT", "SNAPSHOT"]),
-        },
+        b"START" if tokens.is_word(at + 1, "TRANSACTION") && are_characteristics(tokens, at + 2) => {
+            Kind::Begin {
+                read_only: has(&["READ", "ONLY"]),
+                consistent_snapshot: has(&["CONSISTENT", "SNAPSHOT"]),
+            }
+        }
         b"COMMIT" => {
             let (chain, release) = ends();
             Kind::Commit { chain, release }
@@ -294,6 +309,27 @@ fn transaction(tokens: &Tokens<'_>, at: usize, word: &[u8]) -> Option<Plan> {
     Some(Plan { needs_writer, ..Plan::simple(kind, Target::Session) })
 }
 
+fn is_end(tokens: &Tokens<'_>, at: usize) -> bool {
+    at >= tokens.len() || tokens.is_op(at, ";")
+}
+
+/// What START TRANSACTION takes. With anything else it is an error, which a server words.
+fn are_characteristics(tokens: &Tokens<'_>, mut at: usize) -> bool {
+    const KNOWN: [&[&str]; 3] = [&["READ", "ONLY"], &["READ", "WRITE"], &["WITH", "CONSISTENT", "SNAPSHOT"]];
+    let mut said = [false; 3];
+    while !is_end(tokens, at) {
+        let Some(which) = KNOWN.iter().position(|words| tokens.are_words(at, words)) else { return false };
+        said[which] = true;
+        at += KNOWN[which].len();
+        if tokens.is_op(at, ",") && !is_end(tokens, at + 1) {
+            at += 1;
+        } else if !is_end(tokens, at) {
+            return false;
+        }
+    }
+    !(said[0] && said[1])
+}
+
 /// Everything that is known by its first words alone.
 fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) -> Plan {
     let tokens = context.tokens;
@@ -315,6 +351,9 @@ fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) 
         b"EXECUTE" if tokens.is_word(at + 1, "IMMEDIATE") => session(Kind::Execute(String::new())),
         b"EXECUTE" => session(Kind::Execute(name(at + 1))),
         b"DEALLOCATE" => session(Kind::Deallocate(name(at + 2))),
+        b"START" if tokens.is_word(at + 1, "TRANSACTION") => {
+            Plan { is_write: true, ..Plan::simple(Kind::Other, Target::Global) }
+        }
         b"UNLOCK" => session(Kind::UnlockTables),
         b"GET" => session(Kind::GetDiagnostics),
         b"SIGNAL" | b"RESIGNAL" => session(Kind::Signal),
@@ -352,6 +391,11 @@ fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) 
             let reason = "maintains a sharded table; run it on the shards' own servers";
             Plan { is_write: true, ..global_unless_sharded(Kind::Admin, reason) }
         }
+        // A compound statement is a procedure without a name.
+        _ if is_stored_program(tokens.text, tokens.mode) => Plan {
+            is_write: true,
+            ..global_unless_sharded(Kind::Call, "names a sharded table in a compound statement")
+        },
         _ => Plan {
             is_write: true,
             ..global_unless_sharded(

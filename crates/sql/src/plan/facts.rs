@@ -12,7 +12,7 @@ use crate::key::KeyType;
 use crate::lex::TokenKind;
 use crate::plan::query::{Condition, Place, Queries, Source};
 use crate::plan::tokens::Tokens;
-use crate::plan::uses::{Uses, var_name};
+use crate::plan::uses::{Uses, user_variable_name};
 use crate::plan::{KeySource, KeyValue};
 
 /// Most values of one `key IN (..)`.
@@ -393,7 +393,7 @@ pub(crate) fn value(tokens: &Tokens<'_>, uses: &Uses, range: Range<usize>) -> Op
             Some(KeyValue::Literal { ordinal: item.ordinal, negative })
         }
         TokenKind::UserVar if range.end == at + 1 && signed == 0 => {
-            let name = var_name(tokens.bytes(at));
+            let name = user_variable_name(tokens.bytes(at));
             (!uses.writes_user_vars.contains(&name)).then_some(KeyValue::UserVar(name))
         }
         TokenKind::Word if range.end == at + 1 && signed == 0 => {

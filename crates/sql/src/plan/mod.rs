@@ -16,10 +16,9 @@ pub use classify::{ExplainRoute, explain_route};
 pub use insert::{InsertPoints, ValuePoint, insert_points};
 pub use nothing::{Nothing, Number};
 pub use reach::{OWN_SCHEMA, Reach};
-pub use uses::{Found, Uses, find_calls, find_variables};
+pub use uses::{Found, Uses, find_calls, find_variables, user_variable_name};
 
 pub(crate) use tokens::Tokens;
-pub(crate) use uses::var_name;
 
 use crate::catalog::Catalog;
 use crate::key::KeyType;

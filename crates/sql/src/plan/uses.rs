@@ -202,7 +202,7 @@ impl Watch {
         } else if bytes == b":="
             && let Some(name) = self.last[0].filter(|token| token.kind == TokenKind::UserVar)
         {
-            push(&mut self.uses.writes_user_vars, var_name(name.bytes(text)));
+            push(&mut self.uses.writes_user_vars, user_variable_name(name.bytes(text)));
         }
     }
 
@@ -253,7 +253,7 @@ impl Watch {
     }
 
     fn user_var(&mut self, bytes: &[u8]) {
-        let name = var_name(bytes);
+        let name = user_variable_name(bytes);
         if self.in_into || self.in_call {
             push(&mut self.uses.writes_user_vars, name.clone());
         }
@@ -299,7 +299,8 @@ fn push(names: &mut Vec<String>, name: String) {
 }
 
 /// `@X`, `` @`X` `` and `@'X'` are the variable `x`.
-pub(crate) fn var_name(raw: &[u8]) -> String {
+#[must_use]
+pub fn user_variable_name(raw: &[u8]) -> String {
     let name = raw.strip_prefix(b"@").unwrap_or(raw);
     let name = match name {
         [b'`' | b'\'' | b'"', inner @ .., _] => inner,
