@@ -3,7 +3,7 @@
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use usher_integration_tests::{Bed, admin};
+use usher_integration_tests::{Bed, admin, code};
 use usher_playground::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,6 +35,9 @@ async fn run(bed: Bed, mariadb: bool) {
         conn.query_drop("SET @a = 0").await.unwrap();
         conn.query_drop("BEGIN NOT ATOMIC SET @a = 6; END").await.unwrap();
         assert_eq!(one(&mut conn, "SELECT @a").await, Some(6));
+    }
+    if mariadb {
+        expressions_are_prepared(&mut conn).await;
     }
     time_stands_still_until_it_is_let_go(&mut conn).await;
     proxy.stop().await;
@@ -83,6 +86,25 @@ async fn bodies_stay_as_they_are_written(conn: &mut Conn) {
     let made: mysql_async::Row = conn.query_first("SHOW CREATE VIEW mine").await.unwrap().unwrap();
     let body: String = made.get(1).unwrap();
     assert!(body.ends_with("select connection_id() AS `id`"), "{body}");
+}
+
+/// MariaDB takes expressions for the text and for the values.
+async fn expressions_are_prepared(conn: &mut Conn) {
+    conn.query_drop("SET @column = 'n'").await.unwrap();
+    let count = one(conn, "SELECT COUNT(*) FROM sums WHERE n > 2").await;
+    for text in [
+        "EXECUTE IMMEDIATE CONCAT('SELECT COUNT(*) FROM sums WHERE ', @column, ' > 2')",
+        "EXECUTE IMMEDIATE CONCAT('SELECT COUNT(*) FROM sums WHERE ', @column, ' > ?') USING 1 + 1",
+        "EXECUTE IMMEDIATE 'SELECT COUNT(*) + 0 * ROW_COUNT() FROM sums WHERE n > ?' USING 1 + 1",
+    ] {
+        assert_eq!(one(conn, text).await, count, "{text}");
+    }
+    conn.query_drop("PREPARE p FROM CONCAT('SELECT ', '? + ?')").await.unwrap();
+    assert_eq!(one(conn, "EXECUTE p USING LENGTH('four'), 5").await, Some(9));
+    let refused = conn.query_drop("EXECUTE IMMEDIATE CONCAT('SELECT ', no_such())").await;
+    assert_eq!(code(&refused), 1305);
+    let left: Option<i64> = conn.query_first("SELECT @`usher.operand0`").await.unwrap().unwrap();
+    assert_eq!(left, None);
 }
 
 async fn time_stands_still_until_it_is_let_go(conn: &mut Conn) {

@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
-use usher_backend::{Settings, TEXT_VARIABLES};
-use usher_sql::prepare::{Prepare, Source, parse};
-use usher_sql::{Kind, Literal, LiteralKind, Mode, Plan, Target};
+use usher_backend::{Fault, Lent, Settings, TEXT_VARIABLES};
+use usher_sql::prepare::{Operand, Prepare, Source, parse};
+use usher_sql::{Kind, Lexer, Literal, LiteralKind, Mode, Plan, Target};
 use usher_topology::ShardId;
 use usher_wire::packet::ErrPacket;
-use usher_wire::sqlerr::{ErrorId, Failure};
+use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
-use crate::execute::{Body, Order, under};
+use crate::execute::{Body, Order, checkout_failure, under};
+use crate::pins::Reason;
 use crate::prepared::hash_of;
 use crate::query::{Text, is_of_the_session, is_temporary, packet, unsupported};
 use crate::route::Place;
-use crate::session::{Served, Session, Stop, Turn};
+use crate::session::{Bound, Served, Session, Stop, Turn};
 use crate::user_vars::Carried;
 
 /// A statement that the client has prepared under a name.
@@ -102,7 +103,7 @@ impl Session {
                 }
             }
             Some(Prepare::Immediate { source, using }) => {
-                let text = self.source(source)?;
+                let text = self.source(source, statement.text).await?;
                 self.execute_at_once(&text, using, statement, turn).await
             }
             Some(Prepare::Deallocate { name }) => match self.named.remove(name.as_str()) {
@@ -128,7 +129,7 @@ impl Session {
         }
         // The old one is gone, whatever becomes of the new.
         self.named.remove(name.as_str());
-        let text = self.source(source)?;
+        let text = self.source(source, statement.text).await?;
         let inner = self.plan_to_prepare(&text)?;
         let schema = self.settings.schema().map(Into::into);
         let hash = under(hash_of(&text, schema.as_deref()), &self.settings);
@@ -171,7 +172,7 @@ impl Session {
     async fn execute_named(
         &mut self,
         named: &Arc<Named>,
-        using: Option<Vec<String>>,
+        using: Vec<Operand>,
         statement: Text<'_>,
         turn: Turn,
     ) -> Served {
@@ -190,7 +191,7 @@ impl Session {
                 self.naming = None;
                 served
             }
-            false => self.expanded(&named.text, using, turn).await,
+            false => self.expanded(&named.text, (using, statement.text), turn).await,
         };
         if moved && schema.is_some() && self.settings.schema() == schema {
             self.settings = match own.0.schema() {
@@ -205,14 +206,14 @@ impl Session {
     async fn execute_at_once(
         &mut self,
         text: &[u8],
-        using: Option<Vec<String>>,
+        using: Vec<Operand>,
         statement: Text<'_>,
         turn: Turn,
     ) -> Served {
         let (_, inner) = self.inner(text, self.mode);
         match self.is_relayed(text, &inner, self.mode) {
             true => self.relayed(&inner, statement, turn).await,
-            false => self.expanded(text, using, turn).await,
+            false => self.expanded(text, (using, statement.text), turn).await,
         }
     }
 
@@ -260,11 +261,13 @@ impl Session {
     }
 
     /// The statement itself, with the variables' values for its parameters.
-    async fn expanded(&mut self, text: &[u8], using: Option<Vec<String>>, turn: Turn) -> Served {
-        let Some(using) = using else {
-            return Err(unsupported("EXECUTE .. USING something other than @variables"));
-        };
-        let expanded = self.expand(text, &using)?;
+    async fn expanded(&mut self, text: &[u8], (using, outer): (Vec<Operand>, &[u8]), turn: Turn) -> Served {
+        let expressions = using.iter().filter_map(|operand| match operand {
+            Operand::Variable(_) => None,
+            Operand::Other(span) => outer.get(span.clone()),
+        });
+        let evaluated = self.evaluated(&expressions.collect::<Vec<_>>()).await?;
+        let expanded = self.expand(text, &using, evaluated)?;
         let mut literals = Vec::new();
         let digest = usher_sql::digest(&expanded, self.mode, &mut literals);
         let packets = packet(&expanded);
@@ -272,17 +275,27 @@ impl Session {
         Box::pin(self.statement(statement, turn)).await
     }
 
-    /// A text with the variables' values for its parameters.
-    pub(crate) fn expand(&self, text: &[u8], using: &[String]) -> Result<Vec<u8>, Stop> {
+    /// A text with values for its parameters: those of variables, and of expressions what was evaluated.
+    pub(crate) fn expand(
+        &self,
+        text: &[u8],
+        using: &[Operand],
+        evaluated: Vec<Carried>,
+    ) -> Result<Vec<u8>, Stop> {
         let (literals, _) = self.inner(text, self.mode);
         let places: Vec<&Literal> =
             literals.iter().filter(|literal| matches!(literal.kind, LiteralKind::Param(_))).collect();
         if places.len() != using.len() {
             return Err(server_error(1210, *b"HY000", "Incorrect arguments to EXECUTE"));
         }
+        let mut evaluated = evaluated.into_iter();
         let mut replacements = Vec::new();
-        for (place, name) in places.into_iter().zip(using) {
-            replacements.push((place.span(), self.carried(name)?.literal(self.mode)));
+        for (place, operand) in places.into_iter().zip(using) {
+            let value = match operand {
+                Operand::Variable(name) => self.carried(name)?,
+                Operand::Other(_) => evaluated.next().ok_or_else(only_a_server_knows)?,
+            };
+            replacements.push((place.span(), value.literal(self.mode)));
         }
         let mut expanded = Vec::new();
         usher_sql::splice(text, &replacements, &mut expanded)
@@ -290,15 +303,100 @@ impl Session {
         Ok(expanded)
     }
 
-    pub(crate) fn source(&self, source: Source) -> Result<Vec<u8>, Stop> {
+    /// The text of a statement, if it can be told without a server.
+    pub(crate) fn known_source(&self, source: Source) -> Result<Vec<u8>, Stop> {
         match source {
             Source::Text(text) => Ok(text),
-            Source::Variable(name) => Ok(match self.carried(&name)? {
-                Carried::Null => b"NULL".to_vec(),
-                Carried::Number(number) => number.into_bytes(),
-                Carried::Bytes { bytes, .. } => bytes,
-            }),
-            Source::Other => Err(unsupported("preparing an expression; put it into a @variable first")),
+            Source::Variable(name) => Ok(bytes_of(self.carried(&name)?)),
+            Source::Other(_) => Err(only_a_server_knows()),
+        }
+    }
+
+    async fn source(&mut self, source: Source, outer: &[u8]) -> Result<Vec<u8>, Stop> {
+        match source {
+            Source::Other(span) => {
+                let expression = outer.get(span).unwrap_or_default();
+                Ok(bytes_of(self.evaluated(&[expression]).await?.pop().unwrap_or(Carried::Null)))
+            }
+            known => self.known_source(known),
+        }
+    }
+
+    /// What a server makes of expressions: with the session's settings and variables, and outside of its transaction, as
+    /// they can have no query in them.
+    ///
+    /// # Errors
+    /// The server's own; a value that is too long to be carried.
+    async fn evaluated(&mut self, expressions: &[&[u8]]) -> Result<Vec<Carried>, Stop> {
+        if expressions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asks = |expression: &&[u8]| {
+            let mut tokens = Lexer::new(expression, self.mode);
+            tokens.any(|token| token.bytes(expression).eq_ignore_ascii_case(b"SELECT"))
+        };
+        if expressions.iter().any(asks) {
+            return Err(unsupported("a query in this expression; put it into a @variable first"));
+        }
+        let held =
+            |bound: &Bound| bound.pins.has(Reason::Variable, b"") || bound.pins.has(Reason::Procedure, b"");
+        if let Some(at) = self.bound.iter().position(held) {
+            // Some variables only this connection has.
+            let mut bound = self.bound.swap_remove(at);
+            let settings = Arc::clone(&self.settings);
+            let evaluated = match bound.lent.bring_to(&settings).await {
+                Ok(()) => self.evaluated_on(&mut bound.lent, expressions).await,
+                Err(error) => {
+                    bound.lent.discard();
+                    Err(checkout_failure(&error).into())
+                }
+            };
+            match bound.lent.is_discarded() {
+                true => self.end_transaction(),
+                false => self.put(bound, false),
+            }
+            return evaluated;
+        }
+        let writer = self.shared.directory.state().topology.shard(ShardId::GLOBAL).map(|shard| shard.writer);
+        let writer = writer.ok_or_else(|| Failure::new(ErrorId::Bug).note("no global master"))?;
+        let pool = self.shared.pools.of(writer).map_err(|error| checkout_failure(&error))?;
+        let mut lent = pool.checkout(&self.settings).await.map_err(|error| checkout_failure(&error))?;
+        self.evaluated_on(&mut lent, expressions).await
+    }
+
+    async fn evaluated_on(&mut self, lent: &mut Lent, expressions: &[&[u8]]) -> Result<Vec<Carried>, Stop> {
+        let names: Vec<String> = (0..expressions.len()).map(|n| format!("usher.operand{n}")).collect();
+        let mut text = b"SET ".to_vec();
+        for (n, (name, expression)) in names.iter().zip(expressions).enumerate() {
+            text.extend_from_slice(if n == 0 { b"@`" } else { b", @`" });
+            text.extend_from_slice(name.as_bytes());
+            text.extend_from_slice(b"` = ");
+            text.extend_from_slice(expression);
+        }
+        let before = Arc::clone(&self.settings);
+        let asked = async {
+            let reply = lent.query(&text).await?;
+            match reply.error {
+                Some((_, payload)) => Ok(Err(payload)),
+                None => self.read_back(lent, &names).await.map(Ok),
+            }
+        };
+        let asked: Result<Result<bool, Vec<u8>>, Fault> = asked.await;
+        let after = std::mem::replace(&mut self.settings, before);
+        match asked {
+            Ok(Ok(true)) => {
+                Ok(names.iter().map(|name| Carried::of(after.variable(&format!("@{name}")))).collect())
+            }
+            Ok(Ok(false)) => {
+                lent.dirty = true;
+                Err(unsupported("an expression as long as this; put it into a @variable first"))
+            }
+            Ok(Err(payload)) => Err(Stop::Pass(payload)),
+            Err(fault) => {
+                lent.discard();
+                let lost = Failure::new(ErrorId::BackendLost).note(fault.to_string());
+                Err(lost.executed(Executed::No).into())
+            }
         }
     }
 
@@ -308,6 +406,19 @@ impl Session {
         }
         Ok(Carried::of(self.settings.variable(&format!("@{name}"))))
     }
+}
+
+/// A value as the text of a statement.
+fn bytes_of(value: Carried) -> Vec<u8> {
+    match value {
+        Carried::Null => b"NULL".to_vec(),
+        Carried::Number(number) => number.into_bytes(),
+        Carried::Bytes { bytes, .. } => bytes,
+    }
+}
+
+fn only_a_server_knows() -> Stop {
+    unsupported("an expression here, whose value only a server knows; put it into a @variable first")
 }
 
 /// The inside of a string literal.

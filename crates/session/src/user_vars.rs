@@ -124,7 +124,7 @@ impl Session {
         Ok(())
     }
 
-    async fn read_back(&mut self, lent: &mut Lent, names: &[String]) -> Result<bool, Fault> {
+    pub(crate) async fn read_back(&mut self, lent: &mut Lent, names: &[String]) -> Result<bool, Fault> {
         if names.is_empty() {
             return Ok(true);
         }

@@ -1,5 +1,7 @@
 //! PREPARE, EXECUTE and DEALLOCATE in text.
 
+use std::ops::Range;
+
 use crate::key::string_value;
 use crate::lex::{LiteralKind, TokenKind};
 use crate::mode::Mode;
@@ -19,15 +21,15 @@ pub enum Prepare {
     Execute {
         /// Lower case.
         name: String,
-        /// Variables, lower case, without the @; `None` if something else is among them.
-        using: Option<Vec<String>>,
+        /// The values for its parameters.
+        using: Vec<Operand>,
     },
     /// MariaDB's EXECUTE IMMEDIATE source USING ..
     Immediate {
         /// What is executed.
         source: Source,
-        /// As above.
-        using: Option<Vec<String>>,
+        /// The values for its parameters.
+        using: Vec<Operand>,
     },
     /// DEALLOCATE or DROP PREPARE name.
     Deallocate {
@@ -44,7 +46,16 @@ pub enum Source {
     /// A user variable, lower case, without the @.
     Variable(String),
     /// An expression, which only a server can evaluate.
-    Other,
+    Other(Range<usize>),
+}
+
+/// What stands behind USING.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operand {
+    /// A user variable, lower case, without the @.
+    Variable(String),
+    /// An expression, which only a server can evaluate.
+    Other(Range<usize>),
 }
 
 /// Reads one; `None` if it is none, or of a form that a server will refuse.
@@ -60,11 +71,11 @@ pub fn parse(text: &[u8], mode: Mode) -> Option<Prepare> {
         let using = tokens.find(2..tokens.len(), |at| tokens.is_word(at, "USING")).unwrap_or(tokens.len());
         return Some(Prepare::Immediate {
             source: source(&tokens, 2, using),
-            using: variables(&tokens, using),
+            using: operands(&tokens, using),
         });
     }
     if tokens.is_word(0, "EXECUTE") {
-        let using = (tokens.len() == 2 || tokens.is_word(2, "USING")).then(|| variables(&tokens, 2))?;
+        let using = (tokens.len() == 2 || tokens.is_word(2, "USING")).then(|| operands(&tokens, 2))?;
         return Some(Prepare::Execute { name: name(1)?, using });
     }
     let deallocates = tokens.is_any(0, &["DEALLOCATE", "DROP"]) && tokens.is_word(1, "PREPARE");
@@ -77,18 +88,20 @@ fn source(tokens: &Tokens<'_>, at: usize, end: usize) -> Source {
             Source::Text(string_value(tokens.bytes(at), tokens.mode).into_owned())
         }
         Some(TokenKind::UserVar) if at + 1 == end => Source::Variable(user_variable_name(tokens.bytes(at))),
-        _ => Source::Other,
+        _ => Source::Other(tokens.span(at..end)),
     }
 }
 
-/// The variables behind USING at `at`.
-fn variables(tokens: &Tokens<'_>, at: usize) -> Option<Vec<String>> {
+/// What stands behind USING at `at`.
+fn operands(tokens: &Tokens<'_>, at: usize) -> Vec<Operand> {
     if at >= tokens.len() {
-        return Some(Vec::new());
+        return Vec::new();
     }
-    let one = |part: std::ops::Range<usize>| {
-        let is_variable = part.len() == 1 && tokens.kind(part.start) == Some(TokenKind::UserVar);
-        is_variable.then(|| user_variable_name(tokens.bytes(part.start)))
+    let one = |part: Range<usize>| match tokens.kind(part.start) {
+        Some(TokenKind::UserVar) if part.len() == 1 => {
+            Operand::Variable(user_variable_name(tokens.bytes(part.start)))
+        }
+        _ => Operand::Other(tokens.span(part)),
     };
     tokens.split_commas(at + 1..tokens.len()).into_iter().map(one).collect()
 }
@@ -104,7 +117,7 @@ mod tests {
     #[test]
     fn each_form_is_read() {
         let text = |text: &str| Source::Text(text.as_bytes().to_vec());
-        let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+        let names = |names: &[&str]| names.iter().map(|name| Operand::Variable((*name).to_owned())).collect();
         assert_eq!(
             read("prepare `One` from 'SELECT ''x'''"),
             Some(Prepare::Prepare { name: "one".into(), source: text("SELECT 'x'") })
@@ -118,14 +131,18 @@ mod tests {
             read("EXECUTE a USING @x, @`y z`"),
             Some(Prepare::Execute { name: "a".into(), using: names(&["x", "y z"]) })
         );
-        assert_eq!(read("EXECUTE a USING @x, 5"), Some(Prepare::Execute { name: "a".into(), using: None }));
+        let mixed = vec![Operand::Variable("x".into()), Operand::Other(20..27)];
+        assert_eq!(
+            read("EXECUTE a USING @x, f(5, 1)"),
+            Some(Prepare::Execute { name: "a".into(), using: mixed })
+        );
         assert_eq!(
             read("EXECUTE IMMEDIATE 'DO ?' USING @x"),
             Some(Prepare::Immediate { source: text("DO ?"), using: names(&["x"]) })
         );
         assert_eq!(
             read("EXECUTE IMMEDIATE CONCAT('a', @b)"),
-            Some(Prepare::Immediate { source: Source::Other, using: names(&[]) })
+            Some(Prepare::Immediate { source: Source::Other(18..33), using: names(&[]) })
         );
         assert_eq!(read("DROP PREPARE a"), Some(Prepare::Deallocate { name: "a".into() }));
         assert_eq!(read("DROP TABLE a"), None);

@@ -1,7 +1,7 @@
 //! Which way a statement goes: to one server, to many, or no further than usher.
 
 use usher_sql::effects::{self, Set};
-use usher_sql::prepare::{Prepare, parse as parse_prepare};
+use usher_sql::prepare::{Operand, Prepare, parse as parse_prepare};
 use usher_sql::{DdlKind, Kind, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
@@ -240,7 +240,7 @@ impl Session {
     ) -> Result<Way, Stop> {
         let (text, using) = match parse_prepare(statement.text, self.mode) {
             Some(Prepare::Prepare { source, .. }) => {
-                let text = self.source(source)?;
+                let text = self.known_source(source)?;
                 let plan = self.plan_to_prepare(&text)?;
                 route.say("prepares", in_words(&plan.kind));
                 let any = matches!(plan.target, Target::AnyServer | Target::Session);
@@ -257,16 +257,14 @@ impl Session {
                 Some(named) => (named.text().to_vec(), using),
                 None => return Err(unknown(&name, "EXECUTE")),
             },
-            Some(Prepare::Immediate { source, using }) => (self.source(source)?, using),
+            Some(Prepare::Immediate { source, using }) => (self.known_source(source)?, using),
             None => return Ok(Way::aside(self.any_place())),
         };
         if depth >= DEPTH_MAX {
             return Err(unsupported("EXECUTE of an EXECUTE"));
         }
-        let text = match using {
-            Some(using) => self.expand(&text, &using)?,
-            None => text,
-        };
+        let is_known = using.iter().all(|operand| matches!(operand, Operand::Variable(_)));
+        let text = if is_known { self.expand(&text, &using, Vec::new())? } else { text };
         let mut literals = Vec::new();
         let digest = usher_sql::digest(&text, self.mode, &mut literals);
         let inner = Text { text: &text, packets: &[], digest: &digest, literals: &literals };

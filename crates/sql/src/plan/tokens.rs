@@ -118,6 +118,15 @@ impl<'t> Tokens<'t> {
     }
 
     /// Whether token `at` is the unquoted word, in any case.
+    /// Where these tokens stand in the text.
+    pub(crate) fn span(&self, range: Range<usize>) -> Range<usize> {
+        let of = |at: usize| self.item(at).map(|item| item.token.span());
+        match (of(range.start), range.end.checked_sub(1).and_then(of)) {
+            (Some(first), Some(last)) if first.start < last.end => first.start..last.end,
+            _ => 0..0,
+        }
+    }
+
     pub(crate) fn is_word(&self, at: usize, word: &str) -> bool {
         self.kind(at) == Some(TokenKind::Word) && self.bytes(at).eq_ignore_ascii_case(word.as_bytes())
     }
