@@ -106,7 +106,6 @@ async fn own_values_are_as_a_servers(conn: &mut Conn, plain: &mut Conn) {
     assert_eq!(asked.map(|row| row.0), Some(3));
 }
 
-/// Schema changes and USE as prepared statements, and what a server says when it prepares.
 /// Whichever server is asked, it is the writer: copies would say that they are read-only.
 async fn variables_of_the_server_are_one_writers(conn: &mut Conn, plain: &mut Conn) {
     let asked = "SELECT @@global.read_only, @@server_id, @@auto_increment_offset";
@@ -123,6 +122,7 @@ async fn variables_of_the_server_are_one_writers(conn: &mut Conn, plain: &mut Co
     }
 }
 
+/// Schema changes and USE as prepared statements, and what a server says when it prepares.
 async fn schema_changes_are_prepared(conn: &mut Conn) {
     conn.query_drop("BEGIN").await.unwrap();
     conn.query_drop("INSERT INTO seats VALUES (60, 'c')").await.unwrap();

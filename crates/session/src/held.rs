@@ -7,6 +7,7 @@ use usher_wire::stmt::Param;
 
 use crate::execute::Order;
 use crate::pins::{Pins, Reason};
+use crate::programs::leaves_nothing;
 use crate::session::{Bound, Session};
 use crate::user_vars::Carried;
 
@@ -49,6 +50,7 @@ impl Session {
                     None => {}
                 }
             }
+            Kind::Call if leaves_nothing(order.body.text(), self.mode) => {}
             Kind::Call => bound.pins.add(counts, Reason::Procedure, b""),
             Kind::Ddl(DdlKind::CreateTemporaryTable) => {
                 for table in &plan.tables {

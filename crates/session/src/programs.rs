@@ -92,6 +92,14 @@ pub(crate) fn may_change_programs(plan: &Plan) -> bool {
     plan.kind == Kind::Ddl(DdlKind::Other)
 }
 
+/// Whether a statement is a compound one that leaves nothing behind but the variables it names.
+pub(crate) fn leaves_nothing(text: &[u8], mode: Mode) -> bool {
+    const MORE: [&str; 3] = ["call", "execute", "prepare"];
+    let mut nothing = true;
+    names(text, mode, |name| nothing &= !HOLDS.contains(&name.as_str()) && !MORE.contains(&name.as_str()));
+    nothing
+}
+
 /// Every name in a text, in lower case.
 fn names(text: &[u8], mode: Mode, mut see: impl FnMut(String)) {
     for token in Lexer::new(text, mode) {

@@ -87,6 +87,7 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
     let named = survey.names_sharded || survey.names_catalog;
     let whole = named || head.is_word(0, "WITH") || ddl::is_ddl(&head);
     let tokens = if whole { Tokens::new(text, mode) } else { head };
+    let head_is_call = tokens.is_word(0, "CALL");
     let mut uses = survey.watch.uses();
     let context = Context { tokens: &tokens, default_schema, catalog, uses: &uses };
     let all = 0..tokens.len();
@@ -103,7 +104,10 @@ pub(crate) fn plan(text: &[u8], default_schema: Option<&str>, mode: Mode, catalo
         // What a body or a default calls is for whoever sets it off later.
         Kind::Ddl(kind) if !makes_table_from_query(*kind, &tokens) => uses = Uses::default(),
         // In a compound statement they are asked of the statements in it.
-        Kind::Call => (uses.row_count, uses.found_rows, uses.calc_found_rows) = (false, false, false),
+        Kind::Call if !head_is_call => {
+            (uses.row_count, uses.found_rows, uses.calc_found_rows) = (false, false, false);
+            uses.writes_user_vars.clone_from(&uses.reads_user_vars);
+        }
         _ => {}
     }
     if plan.kind == Kind::GetDiagnostics {
