@@ -85,6 +85,10 @@ fn pass_on(from: impl Read) -> Count {
 
 /// The numbers of a closing line of cargo's or nextest's.
 fn count(line: &str) -> Option<Count> {
+    // What nextest shows of a failed test's own output stands further in.
+    if line.starts_with(' ') && line.trim_start().starts_with("test result:") {
+        return None;
+    }
     let line = line.trim();
     let nextest = line.starts_with("Summary [") && line.contains("run:");
     if !nextest && !line.starts_with("test result:") {

@@ -240,8 +240,8 @@ async fn authenticate(
                 return Ok(Arc::clone(account));
             }
             (Step::Accept(_) | Step::Deny, _) => {
-                let delay = shared.gate.failed(from.ip());
-                if let Some(delay) = &delay {
+                // Its place is free again when the client has its answer.
+                if let Some(delay) = shared.gate.failed(from.ip()) {
                     talk.permit = None;
                     tokio::time::sleep(delay.time).await;
                 }
