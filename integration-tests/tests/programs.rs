@@ -102,7 +102,7 @@ async fn expressions_are_prepared(conn: &mut Conn) {
     conn.query_drop("PREPARE p FROM CONCAT('SELECT ', '? + ?')").await.unwrap();
     assert_eq!(one(conn, "EXECUTE p USING LENGTH('four'), 5").await, Some(9));
     let refused = conn.query_drop("EXECUTE IMMEDIATE CONCAT('SELECT ', no_such())").await;
-    assert_eq!(code(&refused), 1305);
+    assert_eq!(code(&refused), 1235, "it could leave anything behind");
     let left: Option<i64> = conn.query_first("SELECT @`usher.operand0`").await.unwrap().unwrap();
     assert_eq!(left, None);
 }

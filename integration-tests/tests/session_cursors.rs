@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use rand::rngs::StdRng;
@@ -13,6 +14,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use usher_config::{Config, User};
 use usher_integration_tests::raw::{self, CURSOR_EXISTS, LAST_ROW_SENT, error_code, packet, send};
 use usher_integration_tests::{Bed, admin};
@@ -24,6 +26,8 @@ const SPARE: usize = 3;
 const STATEMENTS: usize = 3;
 /// What of the status is compared: a transaction, autocommit, a cursor, its last row.
 const COMPARED: u16 = 0x1 | 0x2 | CURSOR_EXISTS | LAST_ROW_SENT;
+/// The longest that an answer takes: as long as a connection may be waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(150);
 const NO_FLAGS: u8 = 0;
 const READ_ONLY_CURSOR: u8 = 1;
 
@@ -212,7 +216,7 @@ impl Pair {
         let mut answers = Vec::new();
         for (stream, id) in self.streams.iter_mut().zip(ids) {
             send(stream, 0, &[&[0x1c], &id.to_le_bytes()[..], &rows.to_le_bytes()].concat()).await;
-            answers.push(rows_up_to_end(stream).await);
+            answers.push(in_time(rows_up_to_end(stream)).await);
         }
         if answers[1].contains("last row") || answers[1].contains("error") {
             self.statements[at].open = false;
@@ -224,7 +228,7 @@ impl Pair {
         let mut answers = Vec::new();
         for (stream, command) in self.streams.iter_mut().zip(commands) {
             send(stream, 0, &command).await;
-            answers.push(answer(stream).await);
+            answers.push(in_time(answer(stream)).await);
         }
         self.compare(what, &answers)
     }
@@ -241,6 +245,11 @@ impl Pair {
             self.number, answers[0], answers[1]
         ))
     }
+}
+
+/// A side that goes on waiting is a difference.
+async fn in_time(answer: impl Future<Output = String>) -> String {
+    timeout(ANSWER_MAX, answer).await.unwrap_or_else(|_| "no answer".to_owned())
 }
 
 /// OK, an error, or rows behind the definitions of their columns, if the rows do not wait in a cursor.

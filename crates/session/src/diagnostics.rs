@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use usher_backend::{Fault, Lent};
-use usher_sql::{Kind, Plan, ShowKind};
+use usher_sql::{Kind, Lexer, Mode, Plan, ShowKind, Token, TokenKind, user_variable_name};
 use usher_topology::ShardId;
 use usher_wire::collation;
 use usher_wire::result::{Column, Format, NOT_NULL, UNSIGNED, Value};
 
 use crate::execute::{Body, Order};
-use crate::query::{Text, unsupported};
+use crate::query::{Text, packet, unsupported};
 use crate::route::Place;
 use crate::session::{Served, Session, Turn};
 
@@ -127,6 +127,11 @@ impl Session {
         if let Some((name, count)) = told.shown_count(statement, plan) {
             return self.answer_number(Column::unsigned(name), count, turn).await;
         }
+        if let Some(name) =
+            number_wanted(statement.text.get(..statement.digest.end).unwrap_or_default(), self.mode)
+        {
+            return self.tell_number(&name, told.count, turn).await;
+        }
         let Some(same) = told.same_again(statement.text, plan) else {
             return Err(unsupported(
                 "this question about a statement that was some time ago; SHOW WARNINGS tells all",
@@ -138,6 +143,19 @@ impl Session {
             Order { plan, place: self.any_place(), key: None, body, insert_id: None, writer_hint: true };
         let served = self.run_aside(order, turn).await;
         self.prelude = None;
+        served
+    }
+
+    /// GET DIAGNOSTICS of nothing but the number of conditions: the variable is set, and nothing else changes.
+    async fn tell_number(&mut self, name: &str, count: usize, turn: Turn) -> Served {
+        let rows = self.row_count;
+        let text = format!("SET {} = {count}", usher_backend::quoted_user_variable(name));
+        let mut literals = Vec::new();
+        let digest = usher_sql::digest(text.as_bytes(), self.mode, &mut literals);
+        let packets = packet(text.as_bytes());
+        let text = Text { text: text.as_bytes(), packets: &packets, digest: &digest, literals: &literals };
+        let served = Box::pin(self.statement(text, turn)).await;
+        self.row_count = rows;
         served
     }
 
@@ -340,5 +358,40 @@ impl Told {
     }
 }
 
+/// The variable of `GET [CURRENT] DIAGNOSTICS @x = NUMBER`.
+fn number_wanted(text: &[u8], mode: Mode) -> Option<String> {
+    let tokens: Vec<Token> = Lexer::new(text, mode).collect();
+    let is = |at: usize, word: &[u8]| {
+        tokens.get(at).is_some_and(|token| token.bytes(text).eq_ignore_ascii_case(word))
+    };
+    let at = 1 + usize::from(is(1, b"CURRENT"));
+    let fits = is(0, b"GET")
+        && is(at, b"DIAGNOSTICS")
+        && is(at + 2, b"=")
+        && is(at + 3, b"NUMBER")
+        && (tokens.len() == at + 4 || is(at + 4, b";"));
+    let variable = tokens.get(at + 1).filter(|token| fits && token.kind == TokenKind::UserVar)?;
+    Some(user_variable_name(variable.bytes(text)))
+}
+
 /// Where the statement before ran and has left what may be asked for, if its connection is still held.
 pub(crate) type RanOn = Option<ShardId>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_alone_is_told_apart() {
+        let wanted = |text: &str| number_wanted(text.as_bytes(), Mode::default());
+        assert_eq!(wanted("get diagnostics @N = number"), Some("n".to_owned()));
+        assert_eq!(wanted("GET CURRENT DIAGNOSTICS @`a b`=NUMBER;"), Some("a b".to_owned()));
+        for other in [
+            "GET DIAGNOSTICS @n = NUMBER, @r = ROW_COUNT",
+            "GET DIAGNOSTICS CONDITION 1 @n = MYSQL_ERRNO",
+            "GET DIAGNOSTICS n = NUMBER",
+        ] {
+            assert_eq!(wanted(other), None, "{other}");
+        }
+    }
+}

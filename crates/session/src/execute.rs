@@ -250,6 +250,9 @@ impl Session {
         let written = std::mem::take(&mut self.written);
         let cleared = std::mem::take(&mut self.cleared);
         let branch = self.branch.take();
+        // Nor is what a move and a flip wait for.
+        let open = matches!(in_transaction, Transaction::Open(_));
+        let slot = open.then(|| std::mem::replace(&mut self.slot, self.shared.in_flight.register()));
         let next = std::mem::take(&mut self.next_transaction);
         let before = Arc::clone(&self.settings);
         let served = match bound {
@@ -257,6 +260,11 @@ impl Session {
             None => self.run_read(&mut order, turn).await,
         };
         self.aside = None;
+        if let Some(slot) = slot {
+            let own = std::mem::replace(&mut self.slot, slot);
+            self.shared.in_flight.leave(&own);
+            self.shared.in_flight.unregister(&own);
+        }
         (self.transaction, self.entered) = (in_transaction, entered);
         (self.written, self.cleared) = (written, cleared);
         (self.branch, self.next_transaction) = (branch, next);

@@ -84,7 +84,7 @@ async fn log_in(caller: Caller, shared: &Arc<Shared>) -> Result<Box<Session>, En
         Err(failure) => return Err(talk.fail(&failure).await),
     };
     let schema = hello.database.filter(|name| !name.is_empty());
-    if shared.monitor.defaults().is_none() {
+    if shared.monitor.defaults().is_none() && shared.started.elapsed() < DEFAULTS_WAIT {
         // A proxy that has only just started.
         let _ = timeout(DEFAULTS_WAIT, shared.monitor.defaults_known()).await;
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use usher_backend::Settings;
 use usher_sql::{DdlKind, Kind, Lexer, Mode, Plan, TokenKind, unquote_name, user_variable_name};
@@ -49,6 +50,8 @@ pub(crate) struct Programs {
     known: ArcSwap<HashMap<String, Effects>>,
     /// The same in a form that costs nothing to look at.
     any: AtomicBool,
+    /// Whoever asks the servers: the later answer counts.
+    asking: Mutex<()>,
 }
 
 /// A trigger or routine as a server tells it.
@@ -70,6 +73,10 @@ impl Programs {
 
     #[cold]
     fn of(&self, text: &[u8], mode: Mode) -> Effects {
+        if text.is_empty() {
+            // One in several packets: it may name anything.
+            return Effects { holds: true, ..Effects::default() };
+        }
         let known = self.known.load();
         let mut effects = Effects::default();
         names(text, mode, |name| {
@@ -95,7 +102,7 @@ pub(crate) fn may_change_programs(plan: &Plan) -> bool {
 /// Whether a statement is a compound one that leaves nothing behind but the variables it names.
 pub(crate) fn leaves_nothing(text: &[u8], mode: Mode) -> bool {
     const MORE: [&str; 3] = ["call", "execute", "prepare"];
-    let mut nothing = true;
+    let mut nothing = !text.is_empty();
     names(text, mode, |name| nothing &= !HOLDS.contains(&name.as_str()) && !MORE.contains(&name.as_str()));
     nothing
 }
@@ -170,11 +177,20 @@ impl Shared {
     pub(crate) async fn learn_programs(&self) -> bool {
         const ASKED: &str = "SELECT event_object_table, action_statement FROM information_schema.triggers \
             UNION ALL SELECT routine_name, routine_definition FROM information_schema.routines \
-            WHERE routine_schema NOT IN ('sys', 'mysql')";
+            WHERE routine_schema NOT IN ('sys', 'mysql') \
+            UNION ALL SELECT table_name, view_definition FROM information_schema.views \
+            WHERE table_schema NOT IN ('sys', 'mysql')";
         let text = format!("{ASKED} LIMIT {PROGRAMS_MAX}");
+        let _asking = self.programs.asking.lock().await;
         let mut programs = Vec::new();
         for (_, server) in self.writers() {
             let Some(rows) = self.rows_of(server, text.as_bytes()).await else { return false };
+            if rows.len() >= PROGRAMS_MAX {
+                tracing::warn!(
+                    PROGRAMS_MAX,
+                    "not all triggers, routines and views are looked at for user variables"
+                );
+            }
             for mut row in rows {
                 let body = row.pop().flatten().unwrap_or_default();
                 let name = row.pop().flatten().unwrap_or_default();

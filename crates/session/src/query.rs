@@ -358,10 +358,7 @@ impl Session {
         if matches!(plan.kind, Kind::Show(ShowKind::Variables | ShowKind::Status)) {
             return (self.place_of_lists(plan), true);
         }
-        if reads_of_one_server(plan) {
-            return (Place { shard: ShardId::GLOBAL, from_writer: true }, true);
-        }
-        if !plan.uses.system_vars.is_empty() && self.bound.is_empty() {
+        if reads_of_one_server(plan) || !plan.uses.system_vars.is_empty() && self.bound.is_empty() {
             // What a server says of itself has to be the same each time, and copies say that they are read-only.
             let state = self.shared.directory.state();
             let health = self.shared.monitor.health();

@@ -105,7 +105,7 @@ impl Session {
                 Progress::More => self.more(lent, &mut relay, &mut forwarded).await,
                 Progress::Ok(end) => {
                     self.learn(lent, &end, &mut outcome);
-                    let told = self.state_to_tell(&end, &lent.buf);
+                    let told = self.state_to_tell(&end, &lent.buf, watch.hide_transaction);
                     let edit = OkEdit { state: told.as_deref(), ..edit(turn, watch, self.aside, &end) };
                     let passed = relay.pass_ok(&mut lent.buf, &edit);
                     match passed.map_err(|error| server(error.into(), forwarded, &relay)) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use usher_backend::{Fault, Lent, Settings, TEXT_VARIABLES};
+use usher_backend::{BackendError, Fault, Lent, Settings, TEXT_VARIABLES};
 use usher_sql::prepare::{Operand, Prepare, Source, parse};
 use usher_sql::{Kind, Lexer, Literal, LiteralKind, Mode, Plan, Target};
 use usher_topology::ShardId;
@@ -15,7 +15,7 @@ use crate::pins::Reason;
 use crate::prepared::hash_of;
 use crate::query::{Text, is_of_the_session, is_temporary, packet, unsupported};
 use crate::route::Place;
-use crate::session::{Bound, Served, Session, Stop, Turn};
+use crate::session::{Bound, Served, Session, Stop, Transaction, Turn};
 use crate::user_vars::Carried;
 
 /// A statement that the client has prepared under a name.
@@ -92,6 +92,7 @@ impl Session {
                 self.give_name(name, source, statement, plan, turn).await
             }
             Some(Prepare::Execute { name, using }) => {
+                check_operands(plan, &Source::Text(Vec::new()), &using)?;
                 let Some(named) = self.named.get(name.as_str()).cloned() else {
                     return Err(unknown(&name, "EXECUTE"));
                 };
@@ -103,8 +104,14 @@ impl Session {
                 }
             }
             Some(Prepare::Immediate { source, using }) => {
+                check_operands(plan, &source, &using)?;
+                let evaluated = matches!(source, Source::Other(_));
                 let text = self.source(source, statement.text).await?;
-                self.execute_at_once(&text, using, statement, turn).await
+                match evaluated {
+                    // What was looked at is what runs: a server would evaluate it once more.
+                    true => self.expanded(&text, (using, statement.text), turn).await,
+                    false => self.execute_at_once(&text, using, statement, turn).await,
+                }
             }
             Some(Prepare::Deallocate { name }) => match self.named.remove(name.as_str()) {
                 Some(_) => self.answer_ok(turn).await,
@@ -129,6 +136,8 @@ impl Session {
         }
         // The old one is gone, whatever becomes of the new.
         self.named.remove(name.as_str());
+        check_operands(plan, &source, &[])?;
+        let evaluated = matches!(source, Source::Other(_));
         let text = self.source(source, statement.text).await?;
         let inner = self.plan_to_prepare(&text)?;
         let schema = self.settings.schema().map(Into::into);
@@ -146,7 +155,9 @@ impl Session {
             _ => Place { shard: ShardId::GLOBAL, from_writer: true },
         };
         self.naming = Some(Naming::Gives(Arc::clone(&named)));
-        let body = Body::Text(statement.packets);
+        // What was looked at is what is prepared: a server would evaluate an expression once more.
+        let own = evaluated.then(|| packet(&named.prepare()));
+        let body = Body::Text(own.as_deref().unwrap_or(statement.packets));
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
         let served = self.run_aside(order, turn).await;
         self.naming = None;
@@ -346,16 +357,24 @@ impl Session {
             let settings = Arc::clone(&self.settings);
             let evaluated = match bound.lent.bring_to(&settings).await {
                 Ok(()) => self.evaluated_on(&mut bound.lent, expressions).await,
+                Err(BackendError::Settings { payload, .. }) => Err(Stop::Pass(payload)),
                 Err(error) => {
                     bound.lent.discard();
                     Err(checkout_failure(&error).into())
                 }
             };
-            match bound.lent.is_discarded() {
-                true => self.end_transaction(),
-                false => self.put(bound, false),
+            if !bound.lent.is_discarded() {
+                self.put(bound, false);
+                return evaluated;
             }
-            return evaluated;
+            let id = match self.transaction {
+                Transaction::Open(shard) if shard == bound.shard => {
+                    self.end_transaction();
+                    ErrorId::BackendLostInTransaction
+                }
+                _ => ErrorId::SessionStateLost,
+            };
+            return Err(Failure::new(id).executed(Executed::No).into());
         }
         let writer = self.shared.directory.state().topology.shard(ShardId::GLOBAL).map(|shard| shard.writer);
         let writer = writer.ok_or_else(|| Failure::new(ErrorId::Bug).note("no global master"))?;
@@ -414,6 +433,23 @@ fn bytes_of(value: Carried) -> Vec<u8> {
         Carried::Null => b"NULL".to_vec(),
         Carried::Number(number) => number.into_bytes(),
         Carried::Bytes { bytes, .. } => bytes,
+    }
+}
+
+/// Expressions run beside the statement, on a connection that is not the session's: they must leave nothing there.
+fn check_operands(plan: &Plan, source: &Source, using: &[Operand]) -> Result<(), Stop> {
+    let evaluates = matches!(source, Source::Other(_))
+        || using.iter().any(|operand| matches!(operand, Operand::Other(_)));
+    let uses = &plan.uses;
+    let leaves = uses.unknown_function.is_some()
+        || uses.named_lock
+        || uses.sets_last_insert_id
+        || !uses.writes_user_vars.is_empty();
+    match evaluates && leaves {
+        true => Err(unsupported(
+            "an expression here that calls a stored function, takes a lock or assigns; put it into a @variable first",
+        )),
+        false => Ok(()),
     }
 }
 

@@ -136,24 +136,29 @@ impl Session {
 
     /// The changes in an OK packet that the client has asked for, if there are others than are passed on as they come.
     #[inline]
-    pub(crate) fn state_to_tell(&self, end: &End, buf: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn state_to_tell(&self, end: &End, buf: &[u8], hide_transaction: bool) -> Option<Vec<u8>> {
         match end.has_changes() && self.client.caps.has(Caps::SESSION_TRACK) {
-            true => self.chosen(end, buf),
+            true => self.chosen(end, buf, hide_transaction),
             false => None,
         }
     }
 
-    fn chosen(&self, end: &End, buf: &[u8]) -> Option<Vec<u8>> {
+    fn chosen(&self, end: &End, buf: &[u8], hide_transaction: bool) -> Option<Vec<u8>> {
         let default = Tracking::default();
         let tracking = self.tracking.as_deref().unwrap_or(&default);
         let is_chosen = |change: &Change<'_>| {
             matches!(change, Change::Variable { .. } | Change::Gtids(_)) && tracking.wants(change)
         };
-        if !end.changes(buf).any(|change| is_chosen(&change)) {
+        // Of a transaction that is usher's own.
+        let is_hidden = |change: &Change<'_>| {
+            hide_transaction
+                && matches!(change, Change::TransactionState(_) | Change::TransactionCharacteristics(_))
+        };
+        if !end.changes(buf).any(|change| is_chosen(&change) || is_hidden(&change)) {
             return None;
         }
         let mut state = Vec::new();
-        let wanted = end.changes(buf).filter(|change| tracking.wants(change));
+        let wanted = end.changes(buf).filter(|change| tracking.wants(change) && !is_hidden(change));
         wanted.for_each(|change| put_change(&mut state, &change));
         Some(state)
     }

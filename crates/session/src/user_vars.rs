@@ -5,7 +5,7 @@ use usher_backend::{Fault, Lent, NULL_USER_VARIABLE};
 use usher_topology::ShardId;
 
 use crate::pins::Reason;
-use crate::session::{Bound, Session};
+use crate::session::{Bound, Session, Transaction};
 
 /// Variables of one session that are carried along; with more, the connection that holds them stays bound.
 const VARIABLES_MAX: usize = 256;
@@ -71,7 +71,8 @@ impl Session {
             let mut bound = self.bound.swap_remove(at);
             self.ask(&mut bound, &owed).await;
             match bound.lent.is_discarded() {
-                true => self.end_transaction(),
+                true if self.transaction == Transaction::Open(bound.shard) => self.end_transaction(),
+                true => {}
                 false => self.put(bound, false),
             }
         }

@@ -11,6 +11,7 @@ use crate::pins::{Pins, Reason};
 use crate::programs::may_change_programs;
 use crate::relay::Outcome;
 use crate::session::{Answered, Bound, Served, Session, Transaction};
+use crate::text_prepare::Naming;
 use crate::user_vars::Owed;
 
 /// Behind the packet's header and the command's byte.
@@ -99,7 +100,11 @@ impl Session {
             self.close_transaction(bound.shard, &outcome, failed);
         }
         let mut variables = plan.uses.writes_user_vars.clone();
-        if let Some(effects) = self.shared.programs.effects(plan, order.body.text(), self.mode) {
+        let text = match &self.naming {
+            Some(Naming::Uses(named)) => named.text(),
+            _ => order.body.text(),
+        };
+        if let Some(effects) = self.shared.programs.effects(plan, text, self.mode) {
             variables.extend(effects.variables);
             if effects.holds {
                 bound.pins.add(&self.shared.metrics.pinned, Reason::Procedure, b"");
