@@ -2,11 +2,15 @@
 //! reason, and gives the connection back as soon as it ends.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::net::TcpStream;
 use usher_integration_tests::raw::{self, CURSOR_EXISTS, LAST_ROW_SENT, execute, fetch, prepare, run};
-use usher_integration_tests::{Bed, Proxy, admin, make_tables, sign_up, until, usher};
+use usher_integration_tests::{
+    Bed, Proxy, admin, directory_home, make_tables, message, sign_up, until, usher,
+};
 use usher_playground::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,7 +30,7 @@ struct Ground {
 }
 
 async fn pins(kind: Server) {
-    let bed = Bed::up_with(&format!("pins-{kind:?}").to_lowercase(), 1, 0, kind, false).await;
+    let bed = Bed::up_with(&format!("pins-{kind:?}").to_lowercase(), 2, 0, kind, false).await;
     let change = |config: &mut usher_config::Config| {
         config.users.push(usher_config::User {
             name: "nobody".to_owned(),
@@ -50,6 +54,8 @@ async fn pins(kind: Server) {
     a_cursor_goes_on_over_a_flip(&ground).await;
     a_lost_cursor_is_told(&ground).await;
     locks_keep_a_connection_as_long_as_they_are_held(&ground).await;
+    a_lost_lock_ends_session_and_transaction(&ground).await;
+    a_move_waits_for_a_transaction_behind_a_lock(&ground).await;
     temporary_tables_keep_a_connection_until_they_are_dropped(&ground).await;
     locked_tables_keep_a_connection_until_they_are_unlocked(&ground).await;
     a_variable_names_the_user(&ground).await;
@@ -78,6 +84,23 @@ impl Ground {
             self.pinned(account).await == wanted
         })
         .await;
+    }
+
+    /// Ends every connection of the proxy to the global master.
+    async fn cut_off_from_global(&self) {
+        let mut server = admin(&self.bed.endpoints.global.members[0]).await;
+        let threads: Vec<u64> = server
+            .query("SELECT id FROM information_schema.processlist WHERE user = 'usher_px1'")
+            .await
+            .unwrap();
+        for thread in threads {
+            // One may have gone by itself.
+            let _ = server.query_drop(format!("KILL {thread}")).await;
+        }
+    }
+
+    fn titles(&self) -> String {
+        format!("SELECT title FROM photos WHERE user_id = {}", self.user)
     }
 
     fn photos(&self) -> String {
@@ -190,14 +213,7 @@ async fn a_lost_cursor_is_told(ground: &Ground) {
     let mut raw = ground.raw().await;
     let words = prepare(&mut raw, WORDS).await;
     assert_ne!(execute(&mut raw, words, 1).await.unwrap() & CURSOR_EXISTS, 0);
-    // Every connection of the proxy to the global master.
-    let mut server = admin(&ground.bed.endpoints.global.members[0]).await;
-    let threads: Vec<u64> =
-        server.query("SELECT id FROM information_schema.processlist WHERE user = 'usher_px1'").await.unwrap();
-    for thread in threads {
-        // One may have gone by itself.
-        let _ = server.query_drop(format!("KILL {thread}")).await;
-    }
+    ground.cut_off_from_global().await;
     assert_eq!(fetch(&mut raw, words, 1).await, Err(1159));
     assert_eq!(fetch(&mut raw, words, 1).await, Err(1421));
     run(&mut raw, "DO 1").await;
@@ -233,6 +249,58 @@ async fn locks_keep_a_connection_as_long_as_they_are_held(ground: &Ground) {
     ground.until_pinned("nobody", &["named lock"]).await;
     conn.query_drop("DO RELEASE_ALL_LOCKS()").await.unwrap();
     ground.until_pinned("nobody", &[]).await;
+}
+
+/// The lock is held on another server than the transaction.
+async fn a_lost_lock_ends_session_and_transaction(ground: &Ground) {
+    let mut other = ground.proxy.connect().await;
+    let title = format!("SELECT COUNT(*) FROM photos WHERE user_id = {} AND title = 'locked'", ground.user);
+    let update = format!("UPDATE photos SET title = 'locked' WHERE user_id = {}", ground.user);
+    for asked in ["SELECT IS_USED_LOCK('lost')", "DO RELEASE_LOCK('lost')"] {
+        let mut conn = ground.proxy.connect().await;
+        let got: Option<i64> = conn.query_first("SELECT GET_LOCK('lost', 5)").await.unwrap();
+        assert_eq!(got, Some(1));
+        conn.query_drop("BEGIN").await.unwrap();
+        conn.query_drop(&update).await.unwrap();
+        ground.cut_off_from_global().await;
+        let lost = conn.query_drop(asked).await;
+        assert!(message(&lost).contains("USHER-0513"), "{asked}: {lost:?}");
+        assert!(conn.query_drop("COMMIT").await.is_err(), "the session is over");
+        // It waits for the rows' locks.
+        let left: Option<u64> = other.query_first(format!("{title} FOR UPDATE")).await.unwrap();
+        assert_eq!(left, Some(0), "it is rolled back");
+    }
+    // Who does not ask for the lock again loses nothing but the lock.
+    let mut conn = ground.proxy.connect().await;
+    conn.query_drop("SELECT GET_LOCK('lost', 5)").await.unwrap();
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop(&update).await.unwrap();
+    ground.cut_off_from_global().await;
+    conn.query_drop("COMMIT").await.unwrap();
+    let all: Vec<String> = other.query(ground.titles()).await.unwrap();
+    assert!(all.len() > 4 && all.iter().all(|title| title == "locked"), "{all:?}");
+}
+
+async fn a_move_waits_for_a_transaction_behind_a_lock(ground: &Ground) {
+    let (key, config) = (ground.user.to_string(), ground.bed.config_file());
+    let to = if directory_home(&ground.bed, ground.user).await == "s1" { "s2" } else { "s1" };
+    let mut conn = ground.proxy.connect().await;
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop(format!("UPDATE photos SET title = 'waited for' WHERE user_id = {key}")).await.unwrap();
+    let got: Option<i64> = conn.query_first("SELECT GET_LOCK('beside', 5)").await.unwrap();
+    assert_eq!(got, Some(1));
+    let start = ["move", "start", "--user", &key, "--to", to, "--locked"];
+    let moved = usher(&config, &start);
+    tokio::pin!(moved);
+    let early = tokio::time::timeout(Duration::from_secs(3), &mut moved).await;
+    assert!(early.is_err(), "{early:?}");
+    conn.query_drop("COMMIT").await.unwrap();
+    let moved = moved.await;
+    assert_eq!(moved.code, Some(0), "{}{}", moved.stdout, moved.stderr);
+    assert_eq!(directory_home(&ground.bed, ground.user).await, to);
+    let titles: Vec<String> = conn.query(ground.titles()).await.unwrap();
+    assert!(titles.len() > 4 && titles.iter().all(|title| title == "waited for"), "{titles:?}");
+    conn.query_drop("DO RELEASE_ALL_LOCKS()").await.unwrap();
 }
 
 async fn temporary_tables_keep_a_connection_until_they_are_dropped(ground: &Ground) {

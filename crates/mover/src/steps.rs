@@ -116,7 +116,8 @@ impl Run {
 
     /// The drain's proof: this lock on the ownership row is granted once the user's last open transaction has ended,
     /// and every later one finds the row locked. A prepared XA transaction has no session to wait for, and keeps no shared
-    /// lock: it is looked for by the rows that it holds.
+    /// lock: it is looked for by the rows that it holds, here so that the source is left alone if there is one, and again
+    /// once no other can follow.
     async fn drain(&self, now: &Picture, from: Generation) -> Result<()> {
         self.note_epochs(now, Phase::Locked).await?;
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
@@ -148,6 +149,9 @@ impl Run {
     }
 
     async fn drain_standby(&self, now: &Picture) -> Result<()> {
+        let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
+        preflight::not_prepared(&mut source, &now.state, now.src()?, &self.key).await?;
+        self.sessions.keep(source);
         let position = self.reach_standby(now, now.row.src).await?;
         point("cut.partner").await?;
         let (src_epoch, dst_epoch) = now.facts.epochs_now;

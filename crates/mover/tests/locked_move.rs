@@ -44,6 +44,7 @@ async fn all(ground: Ground) {
     requests_are_checked(&ground).await;
     preflight_refuses_by_name(&ground).await;
     an_open_transaction_is_waited_for(&ground).await;
+    what_is_prepared_late_undoes_the_move(&ground).await;
     differences_undo_the_move(&ground).await;
     an_old_mover_places_nothing(&ground).await;
     an_old_movers_transaction_is_ended(&ground).await;
@@ -265,6 +266,26 @@ async fn an_open_transaction_is_waited_for(ground: &Ground) {
         there.query_first("SELECT bio FROM app.profile WHERE user_id = 5").await.unwrap();
     assert_eq!(bio.as_deref(), Some("the last write"));
     assert!(ground.row(id).await.locked_ms.is_some());
+}
+
+/// A transaction that is prepared after the mover has looked for such keeps no lock on the ownership row.
+async fn what_is_prepared_late_undoes_the_move(ground: &Ground) {
+    let (key, home) = ground.user(15).await;
+    let rows = ground.rows_of(&home, &key).await;
+    let id = ground.request(&key, ground.other(&home)).await;
+    ground.killed_at(id, "cut.own_locked").await;
+    let mut app = ground.writer(&home).await;
+    let update = "UPDATE app.profile SET bio = 'prepared' WHERE user_id = 15";
+    for text in ["XA START 'late'", update, "XA END 'late'", "XA PREPARE 'late'"] {
+        app.query_drop(text).await.unwrap();
+    }
+    // MySQL lets another session end it only then.
+    app.disconnect().await.unwrap();
+    assert_eq!(ground.mover("child").drive(id).await.unwrap(), Outcome::Aborted);
+    let error = ground.row(id).await.error.unwrap();
+    assert!(error.contains("prepared") && error.contains("late"), "{error}");
+    ground.writer(&home).await.query_drop("XA ROLLBACK 'late'").await.unwrap();
+    ground.assert_whole(&key, &home, &rows, "prepared").await;
 }
 
 /// Something else writes to the target between the copy and the comparison.

@@ -35,11 +35,11 @@ pub(crate) fn statements(server: Server, secrets: &Secrets) -> String {
             "DELETE FROM mysql.global_priv WHERE User = '';\n".to_owned(),
             ", SLAVE MONITOR",
         ),
-        // To see which XA transactions are prepared, and end them where they are.
+        // To see which XA transactions are prepared, and end them where they are; to see what routines leave behind.
         Server::Mysql => (
             "",
             format!("ALTER USER root@localhost IDENTIFIED BY '{}';\n", secrets.admin),
-            ", XA_RECOVER_ADMIN",
+            ", XA_RECOVER_ADMIN, SHOW_ROUTINE",
         ),
     };
     let mut sql = format!("{first}{root}");

@@ -6,6 +6,7 @@ mod exchange;
 mod finish;
 mod xa;
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use usher_backend::{BackendError, Fault, Lent, Pool, Settings};
@@ -538,10 +539,12 @@ pub(crate) fn said(reply: Result<usher_backend::Reply, Fault>) -> Result<usher_b
 /// Whether a statement whose server was lost may have been carried out for good. In a transaction only one that
 /// commits may have been: the rest is rolled back when its connection goes.
 fn may_be_done(order: &Order<'_>, in_transaction: bool) -> bool {
-    if !in_transaction {
-        return order.writes() || may_commit(&order.plan.kind);
+    // What a read does to its session, or locks, goes with the connection. A stored function may do more.
+    let plan = order.plan;
+    if !in_transaction && (plan.is_write || plan.uses.unknown_function.is_some()) {
+        return true;
     }
-    return may_commit(&order.plan.kind);
+    return may_commit(&plan.kind);
 
     fn may_commit(kind: &PlanKind) -> bool {
         !matches!(
@@ -631,9 +634,6 @@ fn read_only(server: &Server) -> Failure {
     Failure::new(ErrorId::NoWriter).field("server", &server.name).note("is read-only")
 }
 
-fn lost(server: &Server, fault: &Fault, id: ErrorId, executed: Executed) -> Failure {
-    Failure::new(id)
-        .field("server", &server.name)
-        .note(format!("{}: {fault}", id.summary()))
-        .executed(executed)
+fn lost(server: &Server, why: &dyn Display, id: ErrorId, executed: Executed) -> Failure {
+    Failure::new(id).field("server", &server.name).note(format!("{}: {why}", id.summary())).executed(executed)
 }

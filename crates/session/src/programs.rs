@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use usher_backend::Settings;
@@ -20,6 +21,12 @@ use crate::shared::Shared;
 const EVERY: Duration = Duration::from_secs(60);
 /// Triggers and routines of one server that are looked at.
 const PROGRAMS_MAX: usize = 10_000;
+/// Name, body, `sql_mode` and kind of each. (A view is kept in one spelling of its own.)
+const ASKED: &str = "SELECT event_object_table, action_statement, sql_mode, 'trigger' FROM information_schema.triggers \
+    UNION ALL SELECT routine_name, routine_definition, sql_mode, 'routine' FROM information_schema.routines \
+    WHERE routine_schema NOT IN ('sys', 'mysql') \
+    UNION ALL SELECT table_name, view_definition, '', 'view' FROM information_schema.views \
+    WHERE table_schema NOT IN ('sys', 'mysql')";
 /// Words of a body by which it leaves a lock or a temporary table on its connection.
 const HOLDS: [&str; 3] = ["get_lock", "release_lock", "temporary"];
 
@@ -50,14 +57,17 @@ pub(crate) struct Programs {
     known: ArcSwap<HashMap<String, Effects>>,
     /// The same in a form that costs nothing to look at.
     any: AtomicBool,
+    /// Whether reads may set them off without calling a function: there are views among them.
+    views: AtomicBool,
     /// Whoever asks the servers: the later answer counts.
     asking: Mutex<()>,
 }
 
-/// A trigger or routine as a server tells it.
+/// A trigger, routine or view as a server tells it.
 struct Program {
-    /// What a statement names: the table, or the routine itself.
+    /// What a statement names: the table, or the routine or view itself.
     name: String,
+    is_view: bool,
     /// Every name in the body, and what it does itself.
     names: BTreeSet<String>,
     effects: Effects,
@@ -67,7 +77,8 @@ impl Programs {
     /// What a statement may have left on its connection without naming it.
     #[inline]
     pub(crate) fn effects(&self, plan: &Plan, text: &[u8], mode: Mode) -> Option<Effects> {
-        let may = self.any.load(Ordering::Relaxed) && (plan.is_write || plan.uses.unknown_function.is_some());
+        let may = self.any.load(Ordering::Relaxed)
+            && (plan.is_write || plan.uses.unknown_function.is_some() || self.views.load(Ordering::Relaxed));
         may.then(|| self.of(text, mode)).filter(|effects| !effects.is_nothing())
     }
 
@@ -80,15 +91,17 @@ impl Programs {
         let known = self.known.load();
         let mut effects = Effects::default();
         names(text, mode, |name| {
-            if let Some(more) = known.get(&name) {
+            if let Some(more) = known.get(name) {
                 effects.add(more);
             }
         });
         effects
     }
 
-    fn set(&self, programs: Vec<Program>) {
+    fn set(&self, programs: &[Program]) {
         let known = closed(programs);
+        let views = programs.iter().any(|program| program.is_view && known.contains_key(&program.name));
+        self.views.store(views, Ordering::Relaxed);
         self.any.store(!known.is_empty(), Ordering::Relaxed);
         self.known.store(Arc::new(known));
     }
@@ -103,42 +116,71 @@ pub(crate) fn may_change_programs(plan: &Plan) -> bool {
 pub(crate) fn leaves_nothing(text: &[u8], mode: Mode) -> bool {
     const MORE: [&str; 3] = ["call", "execute", "prepare"];
     let mut nothing = !text.is_empty();
-    names(text, mode, |name| nothing &= !HOLDS.contains(&name.as_str()) && !MORE.contains(&name.as_str()));
+    names(text, mode, |name| nothing &= !HOLDS.contains(&name) && !MORE.contains(&name));
     nothing
 }
 
 /// Every name in a text, in lower case.
-fn names(text: &[u8], mode: Mode, mut see: impl FnMut(String)) {
+fn names(text: &[u8], mode: Mode, mut see: impl FnMut(&str)) {
+    let mut lower = String::new();
     for token in Lexer::new(text, mode) {
-        if matches!(token.kind, TokenKind::Word | TokenKind::Dotted | TokenKind::Quoted) {
-            see(String::from_utf8_lossy(&unquote_name(token.bytes(text))).to_lowercase());
+        let raw = token.bytes(text);
+        match token.kind {
+            TokenKind::Word | TokenKind::Dotted if raw.is_ascii() => {
+                lower.clear();
+                lower.extend(raw.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+                see(&lower);
+            }
+            TokenKind::Word | TokenKind::Dotted | TokenKind::Quoted => {
+                see(&String::from_utf8_lossy(&unquote_name(raw)).to_lowercase());
+            }
+            _ => {}
         }
     }
 }
 
-fn program(name: &str, body: &[u8]) -> Program {
-    let mode = Mode::default();
-    let mut program =
-        Program { name: name.to_lowercase(), names: BTreeSet::new(), effects: Effects::default() };
-    names(body, mode, |name| {
-        program.effects.holds |= HOLDS.contains(&name.as_str());
-        program.names.insert(name);
-    });
-    let variables = Lexer::new(body, mode).filter(|token| token.kind == TokenKind::UserVar);
-    program.effects.variables = variables.map(|token| user_variable_name(token.bytes(body))).collect();
-    program
+impl Program {
+    /// Of a row of [`ASKED`]. A body that this account may not see may do anything.
+    fn of_row(row: Vec<Option<Vec<u8>>>) -> Self {
+        let mut row = row.into_iter();
+        let mut next = || row.next().flatten();
+        let (name, body, mode, kind) = (next(), next(), next(), next());
+        let text = |value: Option<Vec<u8>>| String::from_utf8_lossy(&value.unwrap_or_default()).into_owned();
+        let is_view = kind.as_deref() == Some(b"view");
+        let (name, mode) = (text(name), Mode::from_sql_mode(&text(mode)));
+        match body.filter(|body| !body.is_empty()) {
+            Some(body) => Self::new(&name, &body, mode, is_view),
+            None => {
+                let mut program = Self::new(&name, b"", mode, is_view);
+                // What a view names is not known either, but only functions leave anything.
+                program.effects.holds = !is_view;
+                program
+            }
+        }
+    }
+
+    fn new(name: &str, body: &[u8], mode: Mode, is_view: bool) -> Self {
+        let (mut all, mut holds) = (BTreeSet::new(), false);
+        names(body, mode, |name| {
+            holds |= HOLDS.contains(&name);
+            all.insert(name.to_owned());
+        });
+        let variables = Lexer::new(body, mode).filter(|token| token.kind == TokenKind::UserVar);
+        let variables = variables.map(|token| user_variable_name(token.bytes(body))).collect();
+        Self { name: name.to_lowercase(), is_view, names: all, effects: Effects { variables, holds } }
+    }
 }
 
 /// What each does, and what those do that it names.
-fn closed(programs: Vec<Program>) -> HashMap<String, Effects> {
+fn closed(programs: &[Program]) -> HashMap<String, Effects> {
     let mut known: HashMap<String, Effects> = HashMap::new();
-    for program in &programs {
+    for program in programs {
         known.entry(program.name.clone()).or_default().add(&program.effects);
     }
     // As deep as they name each other: a round that adds nothing is the last.
     for _ in 0..=programs.len() {
         let mut grew = false;
-        for program in &programs {
+        for program in programs {
             let mut effects = known.get(&program.name).cloned().unwrap_or_default();
             for more in program.names.iter().filter_map(|name| known.get(name)) {
                 effects.add(more);
@@ -175,35 +217,35 @@ impl Shared {
     /// Asks the writers of all shards for their triggers and routines. False if one did not answer: what was known then
     /// stays.
     pub(crate) async fn learn_programs(&self) -> bool {
-        const ASKED: &str = "SELECT event_object_table, action_statement FROM information_schema.triggers \
-            UNION ALL SELECT routine_name, routine_definition FROM information_schema.routines \
-            WHERE routine_schema NOT IN ('sys', 'mysql') \
-            UNION ALL SELECT table_name, view_definition FROM information_schema.views \
-            WHERE table_schema NOT IN ('sys', 'mysql')";
         let text = format!("{ASKED} LIMIT {PROGRAMS_MAX}");
         let _asking = self.programs.asking.lock().await;
         let mut programs = Vec::new();
-        for (_, server) in self.writers() {
-            let Some(rows) = self.rows_of(server, text.as_bytes()).await else { return false };
+        for rows in join_all(self.writers().map(|(_, server)| self.rows_of(server, text.as_bytes()))).await {
+            let Some(rows) = rows else { return false };
             if rows.len() >= PROGRAMS_MAX {
                 tracing::warn!(
                     PROGRAMS_MAX,
                     "not all triggers, routines and views are looked at for user variables"
                 );
             }
-            for mut row in rows {
-                let body = row.pop().flatten().unwrap_or_default();
-                let name = row.pop().flatten().unwrap_or_default();
-                programs.push(program(&String::from_utf8_lossy(&name), &body));
-            }
+            programs.extend(rows.into_iter().map(Program::of_row));
         }
-        self.programs.set(programs);
+        let unseen = programs.iter().find(|program| program.effects.holds && program.names.is_empty());
+        if let Some(program) = unseen {
+            tracing::warn!(
+                name = program.name,
+                "the proxy's account may not see the body of a stored function or procedure (MySQL: GRANT SHOW_ROUTINE): \
+                 a session that calls it keeps its connection"
+            );
+        }
+        self.programs.set(&programs);
         true
     }
 
-    fn writers(&self) -> Vec<(ShardId, ServerId)> {
+    fn writers(&self) -> impl Iterator<Item = (ShardId, ServerId)> {
         let state = self.directory.state();
-        state.topology.shards.iter().map(|shard| (shard.id, shard.writer)).collect()
+        let writers: Vec<_> = state.topology.shards.iter().map(|shard| (shard.id, shard.writer)).collect();
+        writers.into_iter()
     }
 
     async fn rows_of(&self, server: ServerId, text: &[u8]) -> Option<Vec<Vec<Option<Vec<u8>>>>> {
@@ -221,13 +263,8 @@ impl Shared {
 async fn marks(shared: &Shared) -> HashMap<ShardId, Vec<Vec<Option<Vec<u8>>>>> {
     const ASKED: &[u8] = b"SELECT COUNT(*), MAX(created) FROM information_schema.triggers \
         UNION ALL SELECT COUNT(*), MAX(last_altered) FROM information_schema.routines";
-    let mut marks = HashMap::new();
-    for (shard, server) in shared.writers() {
-        if let Some(rows) = shared.rows_of(server, ASKED).await {
-            marks.insert(shard, rows);
-        }
-    }
-    marks
+    let ask = |(shard, server)| async move { Some((shard, shared.rows_of(server, ASKED).await?)) };
+    join_all(shared.writers().map(ask)).await.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -235,24 +272,46 @@ async fn marks(shared: &Shared) -> HashMap<ShardId, Vec<Vec<Option<Vec<u8>>>>> {
 mod tests {
     use super::*;
 
+    fn programs(rows: &[[&str; 4]]) -> Vec<Program> {
+        let cell = |text: &&str| (*text != "NULL").then(|| text.as_bytes().to_vec());
+        rows.iter().map(|row| Program::of_row(row.iter().map(cell).collect())).collect()
+    }
+
     #[test]
     fn effects_are_those_of_all_that_is_named() {
-        let programs = Programs::default();
-        programs.set(vec![
-            program("Orders", b"BEGIN SET new.who = @who; CALL `Count_Them`(); END"),
-            program("count_them", b"SET @Count = @count + 1, @`odd name` = 1"),
-            program("harmless", b"RETURN 1"),
-            program("locks", b"RETURN GET_LOCK('x', 1)"),
-        ]);
+        let known = Programs::default();
+        known.set(&programs(&[
+            ["Orders", "BEGIN SET new.who = @who; CALL `Count_Them`(); END", "", "trigger"],
+            ["count_them", "SET @Count = @count + 1, @`odd name` = 1", "", "routine"],
+            ["harmless", "RETURN 1", "", "routine"],
+            ["locks", "RETURN GET_LOCK('x', 1)", "", "routine"],
+            ["unseen", "NULL", "", "routine"],
+            ["unseen_view", "", "", "view"],
+            [
+                "ansi",
+                "BEGIN SET @a = '\\'; SET @\"b\" = '\\'; END",
+                "ANSI_QUOTES,NO_BACKSLASH_ESCAPES",
+                "routine",
+            ],
+        ]));
         let plan =
             |text: &[u8]| usher_sql::plan(text, Some("app"), Mode::default(), &usher_sql::Catalog::default());
-        let effects = |text: &[u8]| programs.effects(&plan(text), text, Mode::default());
+        let effects = |text: &[u8]| known.effects(&plan(text), text, Mode::default());
         let names = |text| effects(text).map(|effects| effects.variables.into_iter().collect::<Vec<_>>());
         assert_eq!(names(b"INSERT INTO app.orders VALUES (1)").unwrap(), ["count", "odd name", "who"]);
         assert_eq!(names(b"SELECT * FROM orders"), None, "reads set off no trigger");
         assert_eq!(names(b"INSERT INTO t VALUES ('orders', harmless())"), None);
+        assert_eq!(names(b"SELECT ansi()").unwrap(), ["a", "b"]);
         assert!(effects(b"SELECT 1, locks()").unwrap().holds);
-        programs.set(Vec::new());
+        assert!(effects(b"SELECT unseen()").unwrap().holds, "it may do anything");
+        assert_eq!(names(b"SELECT * FROM summary"), None);
+        assert_eq!(effects(b"SELECT * FROM unseen_view"), None);
+        known.set(&programs(&[
+            ["summary", "select `count_them`() AS `n`", "", "view"],
+            ["count_them", "SET @n = 1", "", "routine"],
+        ]));
+        assert_eq!(names(b"SELECT * FROM Summary").unwrap(), ["n"], "reads of a view call its functions");
+        known.set(&[]);
         assert_eq!(names(b"INSERT INTO orders VALUES (1)"), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Statements on a connection that the session holds: of its transaction, or with state that stays there.
 
+use std::fmt::Display;
+
 use usher_backend::{BackendError, Fault};
 use usher_sql::Kind as PlanKind;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
@@ -165,25 +167,20 @@ impl Session {
         match bound.lent.bring_to(&self.settings).await {
             Ok(()) => Ok(()),
             Err(BackendError::Settings { payload, .. }) => Err(Stop::Pass(payload)),
-            Err(error) => {
-                bound.lent.discard();
-                self.end_transaction();
-                Err(Failure::new(ErrorId::BackendLostInTransaction)
-                    .note(error.to_string())
-                    .safe_to_retry()
-                    .into())
-            }
+            Err(error) => Err(self.lost_bound(bound, &error, false).into()),
         }
     }
 
-    pub(super) fn lost_bound(&mut self, bound: &mut Bound, fault: &Fault, unknown: bool) -> Failure {
-        let open = matches!(self.transaction, Transaction::Open(_));
+    /// Of a connection that is gone. With the transaction on it that is over; with anything else the session is, and with it
+    /// a transaction that it has elsewhere.
+    pub(super) fn lost_bound(&mut self, bound: &mut Bound, why: &dyn Display, unknown: bool) -> Failure {
+        let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
         let (id, executed) = match (unknown, open) {
             (true, _) => (ErrorId::OutcomeUnknown, Executed::Unknown),
             (false, true) => (ErrorId::BackendLostInTransaction, Executed::No),
             (false, false) => (ErrorId::SessionStateLost, Executed::No),
         };
-        let failure = lost(bound.lent.server(), fault, id, executed);
+        let failure = lost(bound.lent.server(), why, id, executed);
         bound.lent.discard();
         self.end_transaction();
         failure

@@ -110,9 +110,7 @@ impl Session {
                 bound.pins.add(&self.shared.metrics.pinned, Reason::Procedure, b"");
             }
         }
-        if !failed && may_change_programs(plan) {
-            Box::pin(self.shared.learn_programs()).await;
-        }
+        let learns = !failed && may_change_programs(plan);
         let mut owed = Owed {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
@@ -138,8 +136,15 @@ impl Session {
                 self.ran_on = Some(bound.shard);
             }
             self.put(bound, keep);
+            if learns {
+                // Before the client knows that it is there, and so before anybody can set it off.
+                Box::pin(self.shared.learn_programs()).await;
+            }
             self.send_tail(outcome.tail).await?;
             return Ok(Answered { failed, seq });
+        }
+        if learns {
+            Box::pin(self.shared.learn_programs()).await;
         }
         self.send_tail(outcome.tail).await?;
         self.ask(&mut bound, &owed).await;

@@ -172,7 +172,7 @@ fn read(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> P
     let mut plan = if survey.names_sharded {
         routed(kind, analyse::read(context, range.clone()))
     } else {
-        let touches = survey.watch.reads_tables || context.uses.needs_writer();
+        let touches = survey.watch.reads_tables || context.uses.unknown_function.is_some();
         Plan::simple(kind, if touches { Target::Global } else { Target::AnyServer })
     };
     plan.needs_writer = survey.watch.locking;
@@ -373,8 +373,8 @@ fn other(context: Context<'_, '_>, at: usize, word: &[u8], survey: &Survey<'_>) 
         },
         b"DO" => {
             let plan = global_unless_sharded(Kind::Do, "reads a sharded table in DO; use SELECT");
-            let alone =
-                plan.target == Target::Global && !survey.watch.reads_tables && !context.uses.needs_writer();
+            let touches = survey.watch.reads_tables || context.uses.unknown_function.is_some();
+            let alone = plan.target == Target::Global && !touches;
             if alone { Plan::simple(Kind::Do, Target::AnyServer) } else { plan }
         }
         b"LOAD" => {
