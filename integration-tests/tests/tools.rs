@@ -55,6 +55,7 @@ async fn tools_work(kind: Server) {
     what_tables_look_like_binds_no_transaction(&mut conn).await;
     settings_in_comments_are_the_servers(&mut conn, kind).await;
     tracking_may_be_asked_for(&mut conn).await;
+    warnings_are_told_with_autocommit_off(&mut conn).await;
     found_rows_outlive_a_look_at_warnings(&mut conn).await;
     savepoints_come_and_go_before_any_statement(&mut conn).await;
     read_locks_stay_with_their_session(&proxy).await;
@@ -172,6 +173,19 @@ async fn tracking_may_be_asked_for(conn: &mut Conn) {
         }
         conn.query_drop("SET max_seeks_for_key = DEFAULT").await.unwrap();
     }
+}
+
+async fn warnings_are_told_with_autocommit_off(conn: &mut Conn) {
+    conn.query_drop("SET autocommit = 0").await.unwrap();
+    conn.query_drop("DROP TABLE IF EXISTS never_was").await.unwrap();
+    let warnings: Vec<(String, u16, String)> = conn.query("SHOW WARNINGS").await.unwrap();
+    assert_eq!(warnings.iter().map(|warning| warning.1).collect::<Vec<_>>(), [1051]);
+    conn.query_drop("DROP TABLE IF EXISTS never_was").await.unwrap();
+    conn.query_drop("GET DIAGNOSTICS @told = NUMBER").await.unwrap();
+    conn.query_drop("DROP TABLE IF EXISTS never_was").await.unwrap();
+    let count: Option<(u16, u16)> = conn.query_first("SELECT @@warning_count, @told").await.unwrap();
+    assert_eq!(count, Some((1, 1)));
+    conn.query_drop("SET autocommit = 1").await.unwrap();
 }
 
 async fn found_rows_outlive_a_look_at_warnings(conn: &mut Conn) {

@@ -130,10 +130,21 @@ impl Dial {
             Ok(Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer))) => {
                 Err(Failure::NoTls)
             }
+            Ok(Err(mysql_async::Error::Driver(DriverError::UnknownAuthPlugin { name }))) => {
+                Err(unavailable(foreign_plugin(&self.user, &name)))
+            }
             Ok(Err(error)) => Err(unavailable(error.to_string())),
             Err(_) => Err(unavailable(format!("no connection within {} ms", self.connect_ms))),
         }
     }
+}
+
+/// What a login by a plugin that the driver does not speak means. MySQL asks for any of its plugins, by chance, when it
+/// does not know an account, so that nobody learns which accounts there are; that is by far the more likely case.
+fn foreign_plugin(user: &str, plugin: &str) -> String {
+    format!(
+        "it wants '{user}' to log in with {plugin}, which MySQL also asks of accounts that it does not have: make sure          that '{user}' exists on this server, may come from this host, and is IDENTIFIED WITH caching_sha2_password"
+    )
 }
 
 enum Failure {
@@ -147,5 +158,55 @@ impl Failure {
             Self::NoTls => Error::data("the server offers no TLS, but backend_tls.mode is \"required\""),
             Self::Other(error) => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// MySQL 9's greeting and, behind the client's answer, its wish for another plugin.
+    fn packets(plugin: &str) -> [Vec<u8>; 2] {
+        let mut greeting = b"\x0a9.7.0\0\x01\0\0\0aaaaaaaa\0".to_vec();
+        // PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH; 20 bytes of salt and their end.
+        greeting.extend_from_slice(
+            b"\x00\x82\xff\x02\x00\x08\x00\x15\0\0\0\0\0\0\0\0\0\0bbbbbbbbbbbb\0caching_sha2_password\0",
+        );
+        let mut switch = vec![0xfe];
+        switch.extend_from_slice(plugin.as_bytes());
+        switch.extend_from_slice(b"\0cccccccccccccccccccc\0");
+        let framed = |payload: Vec<u8>, seq: u8| {
+            let mut packet = vec![u8::try_from(payload.len()).unwrap(), 0, 0, seq];
+            packet.extend_from_slice(&payload);
+            packet
+        };
+        [framed(greeting, 0), framed(switch, 2)]
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_is_not_spoken_is_told_with_what_it_means() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for packet in packets("sha256_password") {
+                stream.write_all(&packet).await.unwrap();
+            }
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        });
+        let (user, password) = ("usher_admin".to_owned(), "secret".to_owned());
+        let config = GlobalMaster { writer_hint: None, user, password, members: Vec::new() };
+        let tls = BackendTls { mode: TlsMode::Off, ..BackendTls::default() };
+        let dial = Dial::new(&config, &tls, &Limits::default());
+        let error = dial.connect("s1a", "127.0.0.1", port).await.unwrap_err().to_string();
+        for part in ["server s1a", "'usher_admin'", "sha256_password", "accounts that it does not have"] {
+            assert!(error.contains(part), "{error}");
+        }
+        server.await.unwrap();
     }
 }

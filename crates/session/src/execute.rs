@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use usher_backend::{BackendError, Fault, Lent, Pool, Settings};
 use usher_directory::State;
-use usher_sql::{Kind as PlanKind, Plan};
+use usher_sql::{Kind as PlanKind, Plan, Target};
 use usher_topology::{GtidPosition, Key, Server, Shard, ShardId, Want, choose};
 use usher_wire::frame::frame;
 use usher_wire::relay::Kind;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::status::Status;
 
+use crate::diagnostics::asks_of_the_one_before;
 use crate::hold::Hold;
 use crate::in_flight::InFlight;
 use crate::pins::Pins;
@@ -241,7 +242,10 @@ impl Session {
         let own = Arc::clone(&self.settings);
         let shows_autocommit =
             order.plan.of_variables || order.plan.uses.system_vars.iter().any(|name| name == "autocommit");
-        if !self.autocommit && !shows_autocommit {
+        // On MySQL a SET clears what these ask for. They begin no transaction.
+        let asks = asks_of_the_one_before(order.plan)
+            && matches!(order.plan.target, Target::AnyServer | Target::Session);
+        if !self.autocommit && !shows_autocommit && !asks {
             self.settings = self.settings.edit().unset("autocommit").build();
         }
         self.aside = Some(self.status());
