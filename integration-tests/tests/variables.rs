@@ -39,6 +39,8 @@ async fn on(name: &str, server: Server) {
     let homes = sign_up(&bed, &mut conn, 6).await;
     let user = homes["s2"][0];
     as_the_session_has_set_them(&proxy, server, user).await;
+    queries_in_set_read_unsharded_tables(&proxy).await;
+    long_values_are_not_left_on_copies(&proxy, user).await;
     usher_has_its_own(&proxy, server).await;
     sessions_begin_with_the_servers_defaults(&bed, &proxy, user).await;
     if server == Server::Mariadb {
@@ -46,6 +48,45 @@ async fn on(name: &str, server: Server) {
         meanings_of_prepared_texts_stay(&proxy).await;
     }
     proxy.stop().await;
+}
+
+async fn queries_in_set_read_unsharded_tables(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    conn.query_drop("INSERT INTO words (word) VALUES ('set by a query')").await.unwrap();
+    let word = "SELECT word FROM words WHERE word = 'set by a query'";
+    // More often than there are shards to try.
+    for _ in 0..4 {
+        conn.query_drop(format!("SET @a = ({word}), @b := LENGTH(({word}))")).await.unwrap();
+        let told: Option<(String, i64)> = conn.query_first("SELECT @a, @b").await.unwrap();
+        assert_eq!(told, Some(("set by a query".to_owned(), 14)));
+        conn.exec_drop(format!("SET @c = (SELECT COUNT(*) FROM ({word}) found)"), ()).await.unwrap();
+        assert_eq!(conn.query_first::<i64, _>("SELECT @c").await.unwrap(), Some(1));
+    }
+    // It sees what its transaction has written.
+    conn.query_drop("BEGIN").await.unwrap();
+    conn.query_drop("DELETE FROM words WHERE word = 'set by a query'").await.unwrap();
+    conn.query_drop(format!("SET @a = ({word})")).await.unwrap();
+    assert_eq!(conn.query_first::<Option<String>, _>("SELECT @a").await.unwrap(), Some(None));
+    conn.query_drop("COMMIT").await.unwrap();
+}
+
+/// Values too long to be carried along keep their connection, on which the session writes from then on.
+async fn long_values_are_not_left_on_copies(proxy: &Proxy, user: u64) {
+    for text in [
+        "SET @long = REPEAT('x', 30000)".to_owned(),
+        "SELECT REPEAT('x', 30000) INTO @long".to_owned(),
+        format!("SELECT @long := REPEAT('x', 30000) FROM users WHERE user_id = {user}"),
+    ] {
+        for _ in 0..6 {
+            let mut conn = proxy.connect().await;
+            conn.query_drop(&text).await.unwrap();
+            conn.query_drop("SET sort_buffer_size = 300000").await.unwrap();
+            conn.query_drop("SET @more = CONCAT('m', 'ore')").await.unwrap();
+            let told: Option<(i64, String)> = conn.query_first("SELECT LENGTH(@long), @more").await.unwrap();
+            assert_eq!(told, Some((30000, "more".to_owned())), "{text}");
+            conn.disconnect().await.unwrap();
+        }
+    }
 }
 
 fn shown(value: Option<Value>) -> String {

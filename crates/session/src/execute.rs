@@ -287,6 +287,12 @@ impl Session {
         matches!(self.transaction, Transaction::Open(open) if open != shard)
     }
 
+    /// Whether its connection may have to stay with the session, which a copy's cannot: what is written later goes to
+    /// the writer.
+    fn may_leave_state(&self, plan: &Plan) -> bool {
+        self.obscure || !plan.uses.writes_user_vars.is_empty()
+    }
+
     fn choose_for_read(&mut self, order: &Order<'_>, last: bool) -> Result<(Arc<Pool>, bool), Stop> {
         let state = self.shared.directory.state();
         let shard = find(&state, order.place.shard)?;
@@ -294,6 +300,7 @@ impl Session {
         let writer_only = order.place.from_writer
             || order.writer_hint
             || shard.id.is_global()
+            || self.may_leave_state(order.plan)
             || matches!(needs, Needs::Writer);
         let want = match &needs {
             _ if writer_only => Want::Writer,

@@ -264,7 +264,10 @@ impl Session {
         }
         self.edits = edits;
         // A value must not bind a transaction to a server: it is not asked for in one.
-        let served = self.anywhere(&plan, statement.packets, turn).await;
+        let served = match plan.target {
+            Target::Global => Box::pin(self.global(&plan, statement, turn)).await,
+            _ => self.anywhere(&plan, statement.packets, turn).await,
+        };
         self.edits.clear();
         self.unknown_settings.clear();
         served

@@ -140,7 +140,7 @@ impl Session {
                     _ => Ok(Some(Way::aside(self.any_place()))),
                 }
             }
-            Kind::Set => self.way_of_set(statement).map(Some),
+            Kind::Set => self.way_of_set(statement, plan).map(Some),
             Kind::SetStatement => {
                 match effects::parse(statement.text, self.mode) {
                     Ok(Some(Set::Statement { assignments, .. })) => check_allowed(&assignments)?,
@@ -188,7 +188,7 @@ impl Session {
         })
     }
 
-    fn way_of_set(&mut self, statement: Text<'_>) -> Result<Way, Stop> {
+    fn way_of_set(&mut self, statement: Text<'_>, plan: &Plan) -> Result<Way, Stop> {
         let assignments = match effects::parse(statement.text, self.mode) {
             Ok(Some(Set::Assignments(assignments))) => assignments,
             Ok(Some(Set::Account)) => return Err(unsupported("SET of accounts and roles through the proxy")),
@@ -206,7 +206,10 @@ impl Session {
         if !is_open && assignments.iter().all(is_for_next_transaction) {
             return Ok(Way::Kept("usher: it goes with the next transaction to where that begins".to_owned()));
         }
-        Ok(Way::aside(self.any_place()))
+        Ok(match plan.target {
+            Target::Global => Way::global(Relation::Inside),
+            _ => Way::aside(self.any_place()),
+        })
     }
 
     fn way_of_ddl(&mut self, route: &mut Route, statement: Text<'_>, kind: DdlKind) -> Result<Way, Stop> {

@@ -254,8 +254,12 @@ fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Pl
             None => Plan::simple(Kind::SetStatement, Target::Global),
         };
     }
-    let target = if survey.names_sharded && has_query(tokens, range) {
+    let reads_tables = has_query(tokens, range) && survey.watch.reads_tables;
+    let target = if reads_tables && survey.names_sharded {
         Target::Unsupported { reason: "reads a sharded table in SET; use SELECT .. INTO @x".into() }
+    } else if reads_tables || context.uses.unknown_function.is_some() {
+        // Unsharded tables are there, and those that a stored function may read.
+        Target::Global
     } else {
         Target::Session
     };
