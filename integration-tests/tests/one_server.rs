@@ -28,6 +28,7 @@ async fn an_unsharded_schema_is_as_on_one_server() {
     ushers_own_tables_are_out_of_reach(&mut conn).await;
     statements_of_one_server_pass(&mut conn).await;
     prepared_texts_mean_what_they_meant(&mut conn).await;
+    prepared_texts_ask_of_the_statement_before(&proxy).await;
     settings_warn_and_hide_no_way_past(&mut conn).await;
     files_are_loaded(&mut conn).await;
     errors_read_as_a_servers(&proxy, &mut conn).await;
@@ -206,6 +207,26 @@ async fn prepared_texts_mean_what_they_meant(conn: &mut Conn) {
     conn.query_drop("INSERT INTO marks (id) VALUES (1)").await.unwrap();
     let mark: Option<String> = conn.query_first("SELECT mark FROM marks").await.unwrap();
     assert_eq!(mark.as_deref(), Some("X"));
+}
+
+async fn prepared_texts_ask_of_the_statement_before(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    conn.query_drop("PREPARE asks FROM 'SHOW WARNINGS'").await.unwrap();
+    conn.query_drop("CREATE PROCEDURE keeps() SHOW ERRORS").await.unwrap();
+    // On a connection that others may have in between, and on one that stays with the session.
+    for before in ["DO 0", "CALL keeps()"] {
+        conn.query_drop(before).await.unwrap();
+        for text in ["EXECUTE asks", "EXECUTE IMMEDIATE 'SHOW WARNINGS'"] {
+            conn.query_drop("DROP TABLE IF EXISTS nothing_of_that_name").await.unwrap();
+            let told: Vec<(String, u16, String)> = conn.query(text).await.unwrap();
+            assert_eq!(told.len(), 1, "{text} behind {before}");
+            assert_eq!(told[0].1, 1051);
+        }
+        assert_eq!(code(&conn.query_drop("SELECT * FROM nothing_of_that_name").await), 1146);
+        let told: Vec<(String, u16, String)> = conn.query("EXECUTE asks").await.unwrap();
+        assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), [1146], "behind {before}");
+    }
+    conn.query_drop("DROP PROCEDURE keeps").await.unwrap();
 }
 
 async fn settings_warn_and_hide_no_way_past(conn: &mut Conn) {

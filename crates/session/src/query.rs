@@ -113,11 +113,13 @@ impl Session {
     /// Serves one statement.
     pub(crate) async fn statement(&mut self, statement: Text<'_>, turn: Turn) -> Served {
         let plan = settled(self.plan(statement.text, statement.digest), statement.text, statement.literals);
-        if (self.owed.is_some() || self.failure.is_some()) && !asks_of_the_one_before(&plan) {
+        let asks = asks_of_the_one_before(&plan)
+            || matches!(plan.kind, Kind::Execute(_)) && self.executes_what_asks(statement);
+        if (self.owed.is_some() || self.failure.is_some()) && !asks {
             self.failure = None;
             self.settle_debts().await;
         }
-        if !asks_of_the_one_before(&plan) {
+        if !asks {
             (self.ran_on, self.told) = (None, None);
             self.notices.clear();
         }

@@ -10,6 +10,7 @@ use usher_topology::ShardId;
 use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
+use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::pins::Reason;
 use crate::prepared::hash_of;
@@ -237,10 +238,29 @@ impl Session {
         (literals, plan)
     }
 
+    /// Whether an EXECUTE runs a statement that asks what became of the one before, which must still be known then.
+    #[cold]
+    pub(crate) fn executes_what_asks(&self, statement: Text<'_>) -> bool {
+        let text = statement.text.get(..statement.digest.end).unwrap_or(statement.text);
+        let (text, mode) = match parse(text, self.mode) {
+            Some(Prepare::Execute { name, .. }) => match self.named.get(name.as_str()) {
+                Some(named) => (Vec::from(&*named.text), named.mode),
+                None => return false,
+            },
+            Some(Prepare::Immediate { source, .. }) => match self.known_source(source) {
+                Ok(text) => (text, self.mode),
+                Err(_) => return false,
+            },
+            _ => return false,
+        };
+        asks_of_the_one_before(&self.inner(&text, mode).1)
+    }
+
     /// Whether a statement goes to a server as it is: it changes nothing that the session keeps, and names no user.
     fn is_relayed(&self, text: &[u8], plan: &Plan, mode: Mode) -> bool {
         let uses = &plan.uses;
-        let own_values = uses.row_count || uses.found_rows || uses.connection_id || uses.diagnostics;
+        let own_values =
+            uses.row_count || uses.found_rows || uses.connection_id || asks_of_the_one_before(plan);
         // What waits for a table has to be looked at once the table is there.
         if own_values || plan.creating.is_some() {
             return false;
