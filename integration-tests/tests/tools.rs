@@ -56,6 +56,7 @@ async fn tools_work(kind: Server) {
     settings_in_comments_are_the_servers(&mut conn, kind).await;
     tracking_may_be_asked_for(&mut conn).await;
     warnings_are_told_with_autocommit_off(&mut conn).await;
+    prepared_statements_are_counted_by_session(&proxy).await;
     found_rows_outlive_a_look_at_warnings(&mut conn).await;
     savepoints_come_and_go_before_any_statement(&mut conn).await;
     read_locks_stay_with_their_session(&proxy).await;
@@ -186,6 +187,37 @@ async fn warnings_are_told_with_autocommit_off(conn: &mut Conn) {
     let count: Option<(u16, u16)> = conn.query_first("SELECT @@warning_count, @told").await.unwrap();
     assert_eq!(count, Some((1, 1)));
     conn.query_drop("SET autocommit = 1").await.unwrap();
+}
+
+/// What other sessions do on the same connections, and what usher prepares once for all, is not told.
+async fn prepared_statements_are_counted_by_session(proxy: &Proxy) {
+    let [mut conn, mut other] = [proxy.connect().await, proxy.connect().await];
+    for session in [&mut other, &mut conn] {
+        for _ in 0..2 {
+            let statement = session.prep("SELECT 1").await.unwrap();
+            session.exec_drop(&statement, ()).await.unwrap();
+            session.exec_drop(&statement, ()).await.unwrap();
+            session.close(statement).await.unwrap();
+        }
+    }
+    for text in
+        ["PREPARE p FROM 'SELECT 2'", "PREPARE p FROM 'SELECT 3'", "EXECUTE p", "DEALLOCATE PREPARE p"]
+    {
+        conn.query_drop(text).await.unwrap();
+    }
+    let counted = async |conn: &mut Conn| {
+        let rows: Vec<(String, u32)> = conn.query("SHOW SESSION STATUS LIKE 'Com\\_%'").await.unwrap();
+        let of = |name: &str| rows.iter().find(|row| row.0 == name).map(|row| row.1);
+        ["Com_stmt_prepare", "Com_stmt_execute", "Com_stmt_close", "Com_prepare_sql", "Com_dealloc_sql"]
+            .map(of)
+    };
+    assert_eq!(counted(&mut conn).await, [4, 5, 4, 2, 1].map(Some));
+    assert_eq!(counted(&mut other).await, [2, 4, 2, 0, 0].map(Some));
+    conn.reset().await.unwrap();
+    assert_eq!(counted(&mut conn).await, [0; 5].map(Some));
+    for conn in [conn, other] {
+        conn.disconnect().await.unwrap();
+    }
 }
 
 async fn found_rows_outlive_a_look_at_warnings(conn: &mut Conn) {

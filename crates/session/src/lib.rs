@@ -8,6 +8,7 @@ mod buffers;
 mod channel;
 #[cfg(test)]
 mod cost;
+mod counts;
 mod cursor;
 mod databases;
 mod ddl;

@@ -121,7 +121,10 @@ impl Session {
             "ssl_cipher" => Own::Text(tls().map(|(_, cipher)| cipher).unwrap_or_default()),
             "ssl_version" => Own::Text(tls().map_or(String::new(), |(version, _)| version.to_owned())),
             "compression" => Own::Flag(self.client.channel.is_compressed()),
-            _ => self.own_variable(name)?,
+            _ => match self.counts.of(name) {
+                Some(count) => Own::Number(count),
+                None => self.own_variable(name)?,
+            },
         };
         Some(own.shown())
     }

@@ -25,9 +25,9 @@ use usher_wire::status::Status;
 
 use crate::account::{Account, Seat};
 use crate::channel::Channel;
+use crate::counts::Counts;
 use crate::cursor::Cursor;
 use crate::diagnostics::{RanOn, Told};
-use crate::execute::said;
 use crate::gate::Pass;
 use crate::in_flight::Slot;
 use crate::pins::Pins;
@@ -258,6 +258,8 @@ pub(crate) struct Session {
     pub(crate) aside: Option<Status>,
     pub(crate) last_insert_id: u64,
     pub(crate) row_count: i64,
+    /// Of prepared statements, for SHOW STATUS.
+    pub(crate) counts: Counts,
     pub(crate) statements: HashMap<u32, Box<Prepared>>,
     pub(crate) next_statement: u32,
     /// Id of the statement that was prepared last, if that went well.
@@ -336,6 +338,7 @@ impl Session {
             aside: None,
             last_insert_id: 0,
             row_count: 0,
+            counts: Counts::default(),
             statements: HashMap::new(),
             next_statement: 1,
             last_prepared: None,
@@ -491,6 +494,7 @@ impl Session {
         let (command, text) = head.split_first().unwrap_or((&0, &[]));
         let text = if matches!(*command, COM_QUERY | COM_STMT_PREPARE) { text } else { &[] };
         self.handle.begins(*command, text, &self.settings);
+        self.counts.saw(*command);
         let served = match Command::parse(head, caps) {
             Ok(Command::Query(query)) => {
                 let at = query.text_at;
@@ -572,23 +576,6 @@ impl Session {
         Ok(Answered { failed: true, seq: seq.wrapping_add(1) })
     }
 
-    /// The client is told that its transaction is rolled back: so it has to be.
-    async fn roll_back(&mut self) {
-        if let Transaction::Open(shard) = self.transaction
-            && let Some(at) = self.bound.iter().position(|bound| bound.shard == shard)
-        {
-            let mut bound = self.bound.swap_remove(at);
-            match said(bound.lent.query(b"ROLLBACK").await) {
-                Ok(_) => {
-                    self.end_transaction();
-                    self.put(bound, false);
-                }
-                Err(_) => bound.lent.discard(),
-            }
-        }
-        self.end_transaction();
-    }
-
     pub(crate) async fn send_failure(&mut self, seq: u8, failure: &Failure) -> Result<(), End> {
         self.shared.metrics.errors.inc();
         tracing::debug!(client = self.client.id, error = %failure, "failure sent");
@@ -648,6 +635,7 @@ impl Session {
         self.abandon();
         self.statements.clear();
         self.named.clear();
+        self.counts = Counts::default();
         self.last_insert_id = 0;
         self.row_count = 0;
         self.found_rows = 0;

@@ -10,6 +10,7 @@ use usher_topology::ShardId;
 use usher_wire::packet::ErrPacket;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
+use crate::counts::Counted;
 use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::pins::Reason;
@@ -90,10 +91,12 @@ impl Session {
     pub(crate) async fn prepare_in_text(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         match parse(statement.text.get(..statement.digest.end).unwrap_or(statement.text), self.mode) {
             Some(Prepare::Prepare { name, source }) => {
+                self.count(&[Counted::PrepareSql, Counted::StmtPrepare]);
                 self.give_name(name, source, statement, plan, turn).await
             }
             Some(Prepare::Execute { name, using }) => {
                 check_operands(plan, &Source::Text(Vec::new()), &using)?;
+                self.count(&[Counted::ExecuteSql, Counted::StmtExecute]);
                 let Some(named) = self.named.get(name.as_str()).cloned() else {
                     return Err(unknown(&name, "EXECUTE"));
                 };
@@ -105,6 +108,8 @@ impl Session {
                 }
             }
             Some(Prepare::Immediate { source, using }) => {
+                use Counted::{ExecuteImmediate, StmtClose, StmtExecute, StmtPrepare};
+                self.count(&[ExecuteImmediate, StmtPrepare, StmtExecute, StmtClose]);
                 check_operands(plan, &source, &using)?;
                 let evaluated = matches!(source, Source::Other(_));
                 let text = self.source(source, statement.text).await?;
@@ -114,13 +119,21 @@ impl Session {
                     false => self.execute_at_once(&text, using, statement, turn).await,
                 }
             }
-            Some(Prepare::Deallocate { name }) => match self.named.remove(name.as_str()) {
-                Some(_) => self.answer_ok(turn).await,
-                None => Err(unknown(&name, "DEALLOCATE PREPARE")),
-            },
+            Some(Prepare::Deallocate { name }) => {
+                self.count(&[Counted::DeallocSql]);
+                if self.named.remove(name.as_str()).is_none() {
+                    return Err(unknown(&name, "DEALLOCATE PREPARE"));
+                }
+                self.count(&[Counted::StmtClose]);
+                self.answer_ok(turn).await
+            }
             // A server words its own syntax errors; nothing is named.
             None => self.anywhere(plan, statement.packets, turn).await,
         }
+    }
+
+    fn count(&mut self, what: &[Counted]) {
+        what.iter().for_each(|what| self.counts.add(*what));
     }
 
     async fn give_name(
@@ -136,7 +149,9 @@ impl Session {
             return Err(Failure::new(ErrorId::TooManyStatements).field("limit", max).into());
         }
         // The old one is gone, whatever becomes of the new.
-        self.named.remove(name.as_str());
+        if self.named.remove(name.as_str()).is_some() {
+            self.count(&[Counted::StmtClose]);
+        }
         check_operands(plan, &source, &[])?;
         let evaluated = matches!(source, Source::Other(_));
         let text = self.source(source, statement.text).await?;

@@ -4,7 +4,7 @@
 use usher_sql::{Kind, Plan};
 use usher_wire::packet::Change;
 
-use crate::execute::{Body, Order};
+use crate::execute::{Body, Order, said};
 use crate::pins::Reason;
 use crate::query::{Text, unsupported};
 use crate::route::Place;
@@ -15,6 +15,23 @@ use crate::text_prepare::server_error;
 const PENDING_MAX: usize = 64;
 
 impl Session {
+    /// The client is told that its transaction is rolled back: so it has to be.
+    pub(crate) async fn roll_back(&mut self) {
+        if let Transaction::Open(shard) = self.transaction
+            && let Some(at) = self.bound.iter().position(|bound| bound.shard == shard)
+        {
+            let mut bound = self.bound.swap_remove(at);
+            match said(bound.lent.query(b"ROLLBACK").await) {
+                Ok(_) => {
+                    self.end_transaction();
+                    self.put(bound, false);
+                }
+                Err(_) => bound.lent.discard(),
+            }
+        }
+        self.end_transaction();
+    }
+
     /// BEGIN: ends the transaction before, as a server does, and remembers to begin a new one.
     pub(crate) async fn begin(&mut self, text: &[u8], turn: Turn) -> Served {
         if let Transaction::Open(_) = self.transaction {

@@ -7,6 +7,7 @@ use usher_wire::command::COM_PING;
 use usher_wire::status::Status;
 
 use super::{Body, Order};
+use crate::counts::Counts;
 use crate::pins::{Pins, Reason};
 use crate::programs::may_change_programs;
 use crate::relay::Outcome;
@@ -84,6 +85,9 @@ impl Session {
         // What such a statement leaves behind is for nobody else.
         bound.lent.dirty |=
             matches!(plan.kind, PlanKind::Admin | PlanKind::Other) && !leaves_nothing(order.body.text());
+        if plan.kind == PlanKind::Admin && !failed && leaves_nothing(order.body.text()) {
+            self.counts = Counts::default();
+        }
         let in_trans = bound.lent.status.has(Status::IN_TRANS);
         let open = self.note_branch(&mut bound, &outcome, in_trans) || in_trans;
         if open {
