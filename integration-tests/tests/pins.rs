@@ -54,6 +54,7 @@ async fn pins(kind: Server) {
     a_cursor_goes_on_over_a_flip(&ground).await;
     a_lost_cursor_is_told(&ground).await;
     locks_keep_a_connection_as_long_as_they_are_held(&ground).await;
+    data_sent_ahead_waits_in_memory_and_files(&ground).await;
     a_lost_lock_ends_session_and_transaction(&ground).await;
     a_move_waits_for_a_transaction_behind_a_lock(&ground).await;
     temporary_tables_keep_a_connection_until_they_are_dropped(&ground).await;
@@ -249,6 +250,44 @@ async fn locks_keep_a_connection_as_long_as_they_are_held(ground: &Ground) {
     ground.until_pinned("nobody", &["named lock"]).await;
     conn.query_drop("DO RELEASE_ALL_LOCKS()").await.unwrap();
     ground.until_pinned("nobody", &[]).await;
+}
+
+async fn data_sent_ahead_waits_in_memory_and_files(ground: &Ground) {
+    const NEW_TYPES: [u8; 5] = [1, 0xfb, 0, 0xfb, 0];
+    let mut raw = ground.raw().await;
+    let text = b"\x16SELECT CONCAT(LENGTH(?), ' ', MD5(?))";
+    let head = raw::command(&mut raw, text).await;
+    let id = &head[1..5];
+    raw::up_to_eof(&mut raw).await.unwrap();
+    raw::up_to_eof(&mut raw).await.unwrap();
+    let execute = |id: &[u8], data: &[u8]| [&[0x17], id, &[0, 1, 0, 0, 0, 0], &NEW_TYPES, data].concat();
+    let ahead = |param: u8, data: &[u8]| [&[0x18], id, &[param, 0], data].concat();
+    for (pieces, bytes) in [(1, 3), (30, 100_000), (5, 15 << 20)] {
+        for piece in 0..pieces {
+            // Interleaved: the short one in memory, the long one in a file.
+            raw::send(&mut raw, 0, &ahead(0, &vec![b'x'; bytes])).await;
+            raw::send(&mut raw, 0, &ahead(1, &[b'a' + piece % 26])).await;
+        }
+        let answer = raw::command(&mut raw, &execute(id, &[])).await;
+        if bytes > 1 << 20 {
+            assert_eq!(raw::error_code(&answer), 1153, "over the limit for a packet");
+            continue;
+        }
+        raw::up_to_eof(&mut raw).await.unwrap();
+        let rows = raw::up_to_eof(&mut raw).await.unwrap().0;
+        let sum: String = (0..pieces).map(|piece| char::from(b'a' + piece % 26)).collect();
+        let wanted = format!("SELECT CONCAT({}, ' ', MD5('{sum}'))", usize::from(pieces) * bytes);
+        let wanted: Option<String> = ground.proxy.connect().await.query_first(wanted).await.unwrap();
+        assert!(rows[0].ends_with(wanted.unwrap().as_bytes()), "{pieces} of {bytes}: {rows:?}");
+    }
+    raw::send(&mut raw, 0, &ahead(2, b"none")).await;
+    let answer = raw::command(&mut raw, &execute(id, b"\x01x\x01y")).await;
+    assert_eq!(raw::error_code(&answer), 1210);
+    // What was sent ahead is for one execution.
+    let answer = raw::command(&mut raw, &execute(id, b"\x01x\x01y")).await;
+    assert_eq!(answer, [1], "a row of one column");
+    raw::up_to_eof(&mut raw).await.unwrap();
+    assert!(raw::up_to_eof(&mut raw).await.unwrap().0[0].ends_with(b"1 415290769594460e2e485922904f345d"));
 }
 
 /// The lock is held on another server than the transaction.

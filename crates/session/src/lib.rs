@@ -25,6 +25,7 @@ mod kill;
 mod listing;
 mod local_file;
 mod login;
+mod long_data;
 mod metrics;
 mod own_values;
 mod own_variables;

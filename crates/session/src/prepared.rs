@@ -17,6 +17,7 @@ use crate::buffers;
 use crate::cursor::Cursor;
 use crate::execute::{Body, Order, checkout_failure, under};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
+use crate::long_data::{Fault, LongData};
 use crate::own_values::with_variables;
 use crate::own_variables::reads_own;
 use crate::pins::Pins;
@@ -54,9 +55,10 @@ pub(crate) struct Prepared {
     types: Vec<ParamType>,
     /// Room for the types of the next execution.
     spare_types: Option<Vec<ParamType>>,
-    /// Data that came ahead, by parameter.
+    /// Data that came ahead.
+    ahead: Option<Box<LongData>>,
+    /// The same during an execution, by parameter.
     long: Vec<(u16, Vec<u8>)>,
-    long_too_big: bool,
     /// Its rows that a server keeps.
     pub(crate) cursor: Option<Cursor>,
 }
@@ -129,8 +131,8 @@ impl Session {
             added,
             types: Vec::new(),
             spare_types: None,
+            ahead: None,
             long: Vec::new(),
-            long_too_big: false,
             cursor: None,
         };
         self.prepare_on_server(prepared, id, turn).await
@@ -222,8 +224,7 @@ impl Session {
         self.close_cursor(prepared.cursor.take()).await;
         let served = self.execute_taken(&mut prepared, raw, joined, turn).await;
         prepared.cursor = self.opened.take();
-        prepared.long.clear();
-        prepared.long_too_big = false;
+        prepared.long = Vec::new();
         self.statements.insert(id, prepared);
         served
     }
@@ -235,12 +236,8 @@ impl Session {
         joined: Option<&[u8]>,
         turn: Turn,
     ) -> Served {
-        if prepared.long_too_big {
-            let limit = self.shared.limits.packet_bytes_max;
-            return Err(Failure::new(ErrorId::LongDataTooBig)
-                .field("limits.packet_bytes_max", limit)
-                .executed(Executed::No)
-                .into());
+        if let Some(mut ahead) = prepared.ahead.take() {
+            prepared.long = ahead.take().await.map_err(|fault| self.long_data_failure(&fault))?;
         }
         if self.owed.is_some() {
             Box::pin(self.settle_debts()).await;
@@ -521,25 +518,36 @@ impl Session {
         let Some(prepared) = self.statements.get_mut(&id) else {
             return Err(unknown(id, "mysqld_stmt_reset"));
         };
-        prepared.long.clear();
-        prepared.long_too_big = false;
+        prepared.ahead = None;
         let cursor = prepared.cursor.take();
         self.close_cursor(cursor).await;
         self.answer_ok(turn).await
     }
 
     /// COM_STMT_SEND_LONG_DATA has no answer; what is wrong is told when the statement is executed.
-    pub(crate) fn long_data(&mut self, id: u32, param: u16, data: &[u8], turn: Turn) -> Served {
-        let max = self.shared.limits.packet_bytes_max;
+    pub(crate) async fn long_data(&mut self, id: u32, param: u16, data: &[u8], turn: Turn) -> Served {
+        let held: usize =
+            self.statements.values().filter_map(|held| Some(held.ahead.as_ref()?.bytes())).sum();
+        let room = self.shared.limits.packet_bytes_max.saturating_sub(held);
         if let Some(prepared) = self.statements.get_mut(&id) {
-            let held: usize = prepared.long.iter().map(|(_, bytes)| bytes.len()).sum();
-            match prepared.long.iter_mut().find(|(number, _)| *number == param) {
-                _ if held + data.len() > max => prepared.long_too_big = true,
-                Some((_, bytes)) => bytes.extend_from_slice(data),
-                None => prepared.long.push((param, data.to_vec())),
+            let ahead = prepared.ahead.get_or_insert_default();
+            match param < prepared.params {
+                true => ahead.add(param, data, room).await,
+                false => ahead.fail(Fault::NoSuchParameter),
             }
         }
         Ok(Answered { failed: false, seq: turn.seq })
+    }
+
+    fn long_data_failure(&self, fault: &Fault) -> Failure {
+        let failure = Failure::new(ErrorId::LongDataTooBig).executed(Executed::No);
+        match fault {
+            Fault::TooBig => failure.field("limits.packet_bytes_max", self.shared.limits.packet_bytes_max),
+            Fault::NoSuchParameter => Failure::new(ErrorId::NoSuchParameter).executed(Executed::No),
+            Fault::File(error) => {
+                failure.note(format!("it could not be kept in a file of the proxy: {error}"))
+            }
+        }
     }
 }
 

@@ -595,7 +595,7 @@ impl Session {
             Command::StmtClose(id) => self.close_statement(self.meant(id), turn).await,
             Command::StmtReset(id) => self.reset_statement(self.meant(id), turn).await,
             Command::StmtSendLongData { id, param, data } => {
-                self.long_data(self.meant(id), param, data, turn)
+                Box::pin(self.long_data(self.meant(id), param, data, turn)).await
             }
             Command::ResetConnection => {
                 self.reset();

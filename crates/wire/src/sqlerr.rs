@@ -83,6 +83,7 @@ errors! {
     WrongVariableValue = 0210, 1231, "42000", "variable cannot be set to this value";
     TooManyStatements = 0211, 1461, "42000", "too many prepared statements";
     Uncompress = 0212, 1157, "08S01", "a compressed packet cannot be unpacked";
+    NoSuchParameter = 0213, 1210, "HY000", "data was sent ahead for a parameter that the statement does not have";
 
     Unsupported = 0301, 1235, "42000", "statement not supported";
     UnsupportedInPrepare = 0302, 1295, "HY000", "statement not supported as a prepared statement";
