@@ -255,7 +255,7 @@ async fn locks_keep_a_connection_as_long_as_they_are_held(ground: &Ground) {
 async fn data_sent_ahead_waits_in_memory_and_files(ground: &Ground) {
     const NEW_TYPES: [u8; 5] = [1, 0xfb, 0, 0xfb, 0];
     let mut raw = ground.raw().await;
-    let text = b"\x16SELECT CONCAT(LENGTH(?), ' ', MD5(?))";
+    let text = b"\x16SELECT CONCAT(LENGTH(?), ' ', CRC32(?))";
     let head = raw::command(&mut raw, text).await;
     let id = &head[1..5];
     raw::up_to_eof(&mut raw).await.unwrap();
@@ -276,7 +276,7 @@ async fn data_sent_ahead_waits_in_memory_and_files(ground: &Ground) {
         raw::up_to_eof(&mut raw).await.unwrap();
         let rows = raw::up_to_eof(&mut raw).await.unwrap().0;
         let sum: String = (0..pieces).map(|piece| char::from(b'a' + piece % 26)).collect();
-        let wanted = format!("SELECT CONCAT({}, ' ', MD5('{sum}'))", usize::from(pieces) * bytes);
+        let wanted = format!("SELECT CONCAT({}, ' ', CRC32('{sum}'))", usize::from(pieces) * bytes);
         let wanted: Option<String> = ground.proxy.connect().await.query_first(wanted).await.unwrap();
         assert!(rows[0].ends_with(wanted.unwrap().as_bytes()), "{pieces} of {bytes}: {rows:?}");
     }
@@ -287,7 +287,7 @@ async fn data_sent_ahead_waits_in_memory_and_files(ground: &Ground) {
     let answer = raw::command(&mut raw, &execute(id, b"\x01x\x01y")).await;
     assert_eq!(answer, [1], "a row of one column");
     raw::up_to_eof(&mut raw).await.unwrap();
-    assert!(raw::up_to_eof(&mut raw).await.unwrap().0[0].ends_with(b"1 415290769594460e2e485922904f345d"));
+    assert!(raw::up_to_eof(&mut raw).await.unwrap().0[0].ends_with(b"1 4225443349"));
 }
 
 /// The lock is held on another server than the transaction.

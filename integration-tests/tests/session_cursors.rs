@@ -103,10 +103,11 @@ async fn as_on_one_server(kind: Server) {
     );
 }
 
-/// A prepared statement: its ids on both sides, and whether its cursor may be open.
+/// A prepared statement: its ids on both sides, whether its cursor may be open, and whether it had one.
 struct Prepared {
     ids: [u32; 2],
     open: bool,
+    had_cursor: bool,
 }
 
 struct Pair {
@@ -157,13 +158,9 @@ impl Pair {
                 self.execute(at, READ_ONLY_CURSOR).await
             }
             4..=10 => self.fetch(at, rng.random_range(1..4)).await,
-            11 => {
-                // A MySQL server does not answer this while its cursor is open.
-                if self.kind == Server::Mysql && self.statements[at].open {
-                    self.reset(at).await?;
-                }
-                self.execute(at, NO_FLAGS).await
-            }
+            // A MySQL server itself never answers it once the statement has had a cursor, even one that is closed.
+            11 if self.kind == Server::Mysql && self.statements[at].had_cursor => self.close(at).await,
+            11 => self.execute(at, NO_FLAGS).await,
             12 => self.reset(at).await,
             13 => self.close(at).await,
             14 => {
@@ -197,12 +194,14 @@ impl Pair {
             *id = raw::prepare(stream, &text).await;
         }
         let _ = writeln!(self.done, "prepare {}: {text}", self.statements.len());
-        self.statements.push(Prepared { ids, open: false });
+        self.statements.push(Prepared { ids, open: false, had_cursor: false });
         Ok(())
     }
 
     async fn execute(&mut self, at: usize, flags: u8) -> Result<(), String> {
-        self.statements[at].open = flags == READ_ONLY_CURSOR;
+        let statement = &mut self.statements[at];
+        statement.open = flags == READ_ONLY_CURSOR;
+        statement.had_cursor |= statement.open;
         let ids = self.statements[at].ids;
         let command = |id: u32| [&[0x17], &id.to_le_bytes()[..], &[flags, 1, 0, 0, 0]].concat();
         self.both(&format!("execute {at}, flags {flags}"), ids.map(command)).await

@@ -48,7 +48,7 @@ impl Session {
             Body::Text(packets) | Body::FieldList(packets) | Body::Simple(packets) => {
                 lent.send(packets).await.map_err(unsent)?
             }
-            Body::Execute { text, hash, packet, meant, .. } => {
+            Body::Execute { text, hash, packet, meant, cursor, .. } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let target = match meant.reads_as(&lent.settings) {
                     true => None,
@@ -59,6 +59,8 @@ impl Session {
                 // others: one that is executed under others than its own is for nobody else.
                 let alone = target.is_some() && !lent.is_mariadb();
                 let hash = if alone { !hash } else { hash };
+                // A MySQL server gives no rows of a statement any more that has once had a cursor, closed or not.
+                let hash = if *cursor && !lent.is_mariadb() { hash ^ WITH_CURSOR } else { hash };
                 // MySQL gives a user variable the type that it has while the statement is prepared.
                 let known = match !alone && uses.reads_user_vars.is_empty() || lent.is_mariadb() {
                     true => lent.statement(hash),
@@ -146,6 +148,9 @@ impl Session {
         outcome
     }
 }
+
+/// Tells the statements that have cursors from the same ones without.
+const WITH_CURSOR: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834;
 
 /// The hash of a statement prepared under these settings: sql_mode and character set are part of what it means.
 pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
