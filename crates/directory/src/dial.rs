@@ -143,7 +143,8 @@ impl Dial {
 /// does not know an account, so that nobody learns which accounts there are; that is by far the more likely case.
 fn foreign_plugin(user: &str, plugin: &str) -> String {
     format!(
-        "it wants '{user}' to log in with {plugin}, which MySQL also asks of accounts that it does not have: make sure          that '{user}' exists on this server, may come from this host, and is IDENTIFIED WITH caching_sha2_password"
+        "it wants '{user}' to log in with {plugin}, which MySQL also asks of accounts that it does not have: make sure \
+         that '{user}' exists on this server, may come from this host, and is IDENTIFIED WITH caching_sha2_password"
     )
 }
 
