@@ -297,7 +297,9 @@ impl Session {
             let end = statement.digest.end.min(statement.text.len());
             return self.kill_by_statement(statement.text.get(..end).unwrap_or_default(), turn).await;
         }
-        if plan.uses.connection_id || plan.uses.row_count || plan.uses.found_rows {
+        // IS_USED_LOCK() tells a server's own id, and is compared with it.
+        let own_id = plan.uses.connection_id && !plan.uses.named_lock;
+        if own_id || plan.uses.row_count || plan.uses.found_rows {
             return self.with_own_values(statement, plan, turn).await;
         }
         if asks_of_the_one_before(plan) {

@@ -241,8 +241,20 @@ fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -
     let Some(inner) = inner else { return Plan::simple(Kind::Describe, Target::Global) };
     // MariaDB's ANALYZE runs the statement; EXPLAIN, also EXPLAIN ANALYZE, changes nothing.
     let runs = tokens.is_word(range.start, "ANALYZE");
-    let plan = statement(context, inner..range.end, survey);
-    Plan { kind: Kind::Explain, insert: None, is_write: runs && plan.is_write, ..plan }
+    let mut plan = statement(context, inner..range.end, survey);
+    if plan.insert.take().is_some()
+        && let Target::User { sources } = &plan.target
+    {
+        if runs {
+            let reason =
+                "ANALYZE runs an INSERT into a sharded table without its new ids; use EXPLAIN".into();
+            plan.target = Target::Unsupported { reason };
+        } else if sources.is_empty() {
+            // Its user is a new one. The shape of the table is there.
+            plan.target = Target::Global;
+        }
+    }
+    Plan { kind: Kind::Explain, is_write: runs && plan.is_write, ..plan }
 }
 
 fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Plan {
