@@ -257,7 +257,10 @@ impl Session {
         let branch = self.branch.take();
         // Nor is what a move and a flip wait for.
         let open = matches!(in_transaction, Transaction::Open(_));
-        let slot = open.then(|| std::mem::replace(&mut self.slot, self.shared.in_flight.register()));
+        if open {
+            let own = self.shared.in_flight.register();
+            self.parked = Some(std::mem::replace(&mut self.slot, own));
+        }
         let next = std::mem::take(&mut self.next_transaction);
         let before = Arc::clone(&self.settings);
         let served = match bound {
@@ -265,7 +268,7 @@ impl Session {
             None => self.run_read(&mut order, turn).await,
         };
         self.aside = None;
-        if let Some(slot) = slot {
+        if let Some(slot) = self.parked.take() {
             let own = std::mem::replace(&mut self.slot, slot);
             self.shared.in_flight.leave(&own);
             self.shared.in_flight.unregister(&own);

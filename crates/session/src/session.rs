@@ -265,6 +265,8 @@ pub(crate) struct Session {
     /// Id of the statement that was prepared last, if that went well.
     pub(crate) last_prepared: Option<u32>,
     pub(crate) slot: Arc<Slot>,
+    /// The open transaction's, while a statement beside it has one of its own.
+    pub(crate) parked: Option<Arc<Slot>>,
     pub(crate) handle: Arc<Handle>,
     /// The slot shows a write, or the transaction, as under way.
     pub(crate) entered: bool,
@@ -343,6 +345,7 @@ impl Session {
             next_statement: 1,
             last_prepared: None,
             slot,
+            parked: None,
             handle,
             entered: false,
             literals: Vec::new(),
@@ -809,7 +812,9 @@ impl Drop for Session {
         for bound in self.bound.iter_mut().chain(&mut self.cursors) {
             bound.lent.dirty = true;
         }
-        self.shared.in_flight.unregister(&self.slot);
+        for slot in [Some(&self.slot), self.parked.as_ref()].into_iter().flatten() {
+            self.shared.in_flight.unregister(slot);
+        }
         self.shared.sessions.leave(self.client.id);
     }
 }
