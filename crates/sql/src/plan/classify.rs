@@ -250,8 +250,8 @@ fn explain(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -
                 "ANALYZE runs an INSERT into a sharded table without its new ids; use EXPLAIN".into();
             plan.target = Target::Unsupported { reason };
         } else if sources.is_empty() {
-            // Its user is a new one. The shape of the table is there.
-            plan.target = Target::Global;
+            // Its user is a new one, and the table is the same everywhere. It binds no transaction.
+            plan.target = Target::AnyServer;
         }
     }
     Plan { kind: Kind::Explain, is_write: runs && plan.is_write, ..plan }
