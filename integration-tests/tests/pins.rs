@@ -328,6 +328,16 @@ async fn a_move_waits_for_a_transaction_behind_a_lock(ground: &Ground) {
     conn.query_drop(format!("UPDATE photos SET title = 'waited for' WHERE user_id = {key}")).await.unwrap();
     let got: Option<i64> = conn.query_first("SELECT GET_LOCK('beside', 5)").await.unwrap();
     assert_eq!(got, Some(1));
+    // The server's own number of the connection is compared with, in text and prepared.
+    let own = "SELECT IS_USED_LOCK('beside') = CONNECTION_ID()";
+    assert_eq!(conn.query_first::<i64, _>(own).await.unwrap(), Some(1));
+    let own = "SELECT IS_USED_LOCK(?) = CONNECTION_ID()";
+    assert_eq!(conn.exec_first::<i64, _, _>(own, ("beside",)).await.unwrap(), Some(1));
+    let id = format!("SELECT CONNECTION_ID() = {}, GET_LOCK('beside', 0)", conn.id());
+    assert_eq!(conn.query_first::<(i64, i64), _>(id).await.unwrap(), Some((1, 1)));
+    // A new user's row is explained beside the transaction, and not written.
+    let explained = conn.query_drop("EXPLAIN INSERT INTO users SET name = 'new'").await;
+    assert!(explained.is_ok(), "{explained:?}");
     let start = ["move", "start", "--user", &key, "--to", to, "--locked"];
     let moved = usher(&config, &start);
     tokio::pin!(moved);

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use usher_sql::{Mode, Plan, Target, Uses, find_calls, unnamed_columns};
+use usher_sql::{Lexer, Mode, Plan, Target, Token, Uses, find_calls, unnamed_columns};
 use usher_wire::result::{Column, NOT_NULL};
 use usher_wire::sqlerr::{ErrorId, Failure};
 
@@ -37,10 +37,11 @@ impl Session {
             return self.answer_number(column, values[*function], turn).await;
         }
         let given = values.map(|value| value.to_string());
-        let Some(text) = with_values(text, self.mode, &text_calls, &given)? else {
-            return Err(unsupported("this use of CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS()"));
+        let packets = match with_values(text, self.mode, &text_calls, &given)? {
+            Some(text) => packet(&text),
+            None if uses.named_lock => statement.packets.to_vec(),
+            None => return Err(unsupported("this use of CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS()")),
         };
-        let packets = packet(&text);
         let mut plan = plan.clone();
         (plan.uses.connection_id, plan.uses.row_count, plan.uses.found_rows) = (false, false, false);
         match &plan.target {
@@ -83,7 +84,7 @@ impl Session {
 /// # Errors
 /// As [`with_values`].
 pub(crate) fn with_variables(text: &[u8], mode: Mode, uses: &Uses, id: u32) -> Result<Option<Vec<u8>>, Stop> {
-    if !is_used(uses).contains(&true) {
+    if !(uses.connection_id || uses.row_count || uses.found_rows) {
         return Ok(None);
     }
     // The id is the session's to the end, so that it may be a literal, from which MariaDB tells the type.
@@ -92,14 +93,17 @@ pub(crate) fn with_variables(text: &[u8], mode: Mode, uses: &Uses, id: u32) -> R
     with_values(text, mode, &calls(text, mode, uses), &given)
 }
 
-fn is_used(uses: &Uses) -> [bool; 3] {
-    [uses.connection_id, uses.row_count, uses.found_rows]
+/// IS_USED_LOCK() tells a server's id of the connection, and is compared with it.
+fn is_used(text: &[u8], mode: Mode, uses: &Uses) -> [bool; 3] {
+    let is_call = |token: Token| token.bytes(text).eq_ignore_ascii_case(b"IS_USED_LOCK");
+    let compared = uses.named_lock && Lexer::new(text, mode).any(is_call);
+    [uses.connection_id && !compared, uses.row_count, uses.found_rows]
 }
 
 /// Where the calls are, and which function each is of.
 fn calls(text: &[u8], mode: Mode, uses: &Uses) -> Vec<(Range<usize>, usize)> {
     let names = ["CONNECTION_ID", "ROW_COUNT", "FOUND_ROWS"];
-    let used = names.into_iter().zip(is_used(uses)).enumerate().filter(|(_, (_, used))| *used);
+    let used = names.into_iter().zip(is_used(text, mode, uses)).enumerate().filter(|(_, (_, used))| *used);
     let mut calls: Vec<(Range<usize>, usize)> = used
         .flat_map(|(at, (name, _))| find_calls(text, mode, name).into_iter().map(move |call| (call, at)))
         .collect();

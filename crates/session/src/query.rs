@@ -297,9 +297,7 @@ impl Session {
             let end = statement.digest.end.min(statement.text.len());
             return self.kill_by_statement(statement.text.get(..end).unwrap_or_default(), turn).await;
         }
-        // IS_USED_LOCK() tells a server's own id, and is compared with it.
-        let own_id = plan.uses.connection_id && !plan.uses.named_lock;
-        if own_id || plan.uses.row_count || plan.uses.found_rows {
+        if plan.uses.connection_id || plan.uses.row_count || plan.uses.found_rows {
             return self.with_own_values(statement, plan, turn).await;
         }
         if asks_of_the_one_before(plan) {
@@ -362,7 +360,8 @@ impl Session {
         if matches!(plan.kind, Kind::Show(ShowKind::Variables | ShowKind::Status)) {
             return (self.place_of_lists(plan), true);
         }
-        if reads_of_one_server(plan) || !plan.uses.system_vars.is_empty() && self.bound.is_empty() {
+        let of_writers = plan.needs_writer || !plan.uses.system_vars.is_empty();
+        if reads_of_one_server(plan) || of_writers && self.bound.is_empty() {
             // What a server says of itself has to be the same each time, and copies say that they are read-only.
             let state = self.shared.directory.state();
             let health = self.shared.monitor.health();
