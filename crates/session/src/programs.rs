@@ -262,7 +262,8 @@ impl Shared {
 /// What changes when a trigger or a routine does, for each shard that answers.
 async fn marks(shared: &Shared) -> HashMap<ShardId, Vec<Vec<Option<Vec<u8>>>>> {
     const ASKED: &[u8] = b"SELECT COUNT(*), MAX(created) FROM information_schema.triggers \
-        UNION ALL SELECT COUNT(*), MAX(last_altered) FROM information_schema.routines";
+        UNION ALL SELECT COUNT(*), MAX(last_altered) FROM information_schema.routines \
+        UNION ALL SELECT COUNT(*), NULL FROM information_schema.views";
     let ask = |(shard, server)| async move { Some((shard, shared.rows_of(server, ASKED).await?)) };
     join_all(shared.writers().map(ask)).await.into_iter().flatten().collect()
 }

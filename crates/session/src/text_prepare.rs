@@ -409,7 +409,8 @@ impl Session {
                 }
                 _ => ErrorId::SessionStateLost,
             };
-            return Err(Failure::new(id).executed(Executed::No).into());
+            let failure = Failure::new(id).field("server", &bound.lent.server().name);
+            return Err(failure.executed(Executed::No).into());
         }
         let writer = self.shared.directory.state().topology.shard(ShardId::GLOBAL).map(|shard| shard.writer);
         let writer = writer.ok_or_else(|| Failure::new(ErrorId::Bug).note("no global master"))?;
