@@ -26,6 +26,37 @@ async fn known_users_do_not_need_the_directory() {
     with_all_again(&bed, &proxy, &mut conn).await;
 }
 
+/// The monitor learns that a server is gone only at its next probe, here in a minute. A driver's first questions, and
+/// statements that are prepared, do not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_any_server_can_say_another_says_at_once() {
+    let bed = Bed::up("gone", 2, 0).await;
+    let blind = |config: &mut usher_config::Config| {
+        config.limits.probe_ms = 60_000;
+        config.limits.server_lost_ms = 300_000;
+    };
+    let proxy = bed.proxy(1, blind).await;
+    let mut conn = proxy.connect().await;
+    make_tables(&mut conn).await;
+    let homes = sign_up(&bed, &mut conn, 4).await;
+    for writer in ["g1", bed.shard("s1").writer.as_str()] {
+        kill_9(bed.pid(writer)).await;
+        // In turn, each shard would be asked.
+        for _ in 0..4 {
+            let mut new = proxy.connect().await;
+            let one: Option<(u8, u64)> = new.query_first("SELECT 1, @@max_allowed_packet").await.unwrap();
+            assert_eq!(one.unwrap().0, 1);
+            let shown: Option<(String, String)> =
+                new.query_first("SHOW VARIABLES LIKE 'lower_case_table_names'").await.unwrap();
+            assert_eq!(shown.unwrap().0, "lower_case_table_names");
+            let sql = "SELECT visits FROM users WHERE user_id = ?";
+            new.query_drop(format!("PREPARE asked FROM '{sql}'")).await.unwrap();
+            new.prep(sql).await.unwrap();
+        }
+    }
+    updates(&mut conn, &homes["s2"], 1).await;
+}
+
 async fn without_memcached(bed: &Bed, proxy: &Proxy, users: &[u64]) {
     for pid in bed.memcached_pids() {
         kill_9(pid).await;

@@ -58,7 +58,7 @@ impl Session {
         kind: DdlKind,
         turn: Turn,
     ) -> Served {
-        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let place = Place::writer(ShardId::GLOBAL);
         let body = Body::Text(statement.packets);
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
         if is_temporary(kind) {

@@ -56,7 +56,7 @@ impl Session {
             return self.ask_kept(statement, plan, turn).await;
         }
         let place = match (&self.failure, self.ran_on) {
-            (None, Some(shard)) => Place { shard, from_writer: true },
+            (None, Some(shard)) => Place::writer(shard),
             (None, None) => self.any_place(),
             (Some(_), _) => match shown_range(statement, plan) {
                 Some(range) => return self.show_failure(range, turn).await,
@@ -80,7 +80,7 @@ impl Session {
 
     async fn ask_kept(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let Some(kept) = self.kept.take() else { return Err(unsupported("diagnostics of no statement")) };
-        let place = Place { shard: kept.shard, from_writer: true };
+        let place = Place::writer(kept.shard);
         // In front, to be found first. It is only borrowed for this statement: asking does not clear what is asked for.
         self.bound.insert(0, kept);
         let body = Body::Text(statement.packets);

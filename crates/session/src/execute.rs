@@ -34,7 +34,7 @@ pub(crate) use exchange::under;
 use admit::Admission;
 
 /// Attempts of a read, each on another server where there is one.
-const READ_ATTEMPTS: usize = 3;
+pub(crate) const READ_ATTEMPTS: usize = 3;
 
 /// What is sent for a statement.
 #[derive(Debug)]
@@ -204,6 +204,7 @@ impl Session {
                 Err(error) if last || !is_connection(&error) => return Err(self.checkout_stop(error, order)),
                 Err(_) => {
                     self.shared.metrics.retried.inc();
+                    order.place = self.another_place(order.place);
                     continue;
                 }
             };
@@ -224,10 +225,26 @@ impl Session {
                     tracing::debug!(server = %lent.server().name, %fault, "read is tried again");
                     lent.discard();
                     self.shared.metrics.retried.inc();
+                    order.place = self.another_place(order.place);
                 }
                 Err(broken) => return self.broken(lent, broken, order, false).await,
             }
         }
+    }
+
+    /// The next shard whose writer is up, for what any shard can answer: that a writer is down is known to the monitor
+    /// only a moment later.
+    pub(crate) fn another_place(&self, place: Place) -> Place {
+        if !place.or_another {
+            return place;
+        }
+        let state = self.shared.directory.state();
+        let health = self.shared.monitor.health();
+        let shards = &state.topology.shards;
+        let at = shards.iter().position(|shard| shard.id == place.shard).unwrap_or_default();
+        let others = shards.iter().cycle().skip(at + 1).take(shards.len());
+        let up = others.into_iter().find(|shard| health.get(&shard.writer).is_some_and(|seen| seen.up));
+        Place { shard: up.map_or(place.shard, |shard| shard.id), ..place }
     }
 
     /// Outside of any transaction of the client's: a statement that touches no table, or that can find nothing. It
@@ -599,7 +616,7 @@ fn find(state: &State, id: ShardId) -> Result<&Shard, Stop> {
     })
 }
 
-fn is_connection(error: &BackendError) -> bool {
+pub(crate) fn is_connection(error: &BackendError) -> bool {
     matches!(
         error,
         BackendError::Connect { .. }
@@ -648,6 +665,6 @@ fn read_only(server: &Server) -> Failure {
     Failure::new(ErrorId::NoWriter).field("server", &server.name).note("is read-only")
 }
 
-fn lost(server: &Server, why: &dyn Display, id: ErrorId, executed: Executed) -> Failure {
+pub(crate) fn lost(server: &Server, why: &dyn Display, id: ErrorId, executed: Executed) -> Failure {
     Failure::new(id).field("server", &server.name).note(format!("{}: {why}", id.summary())).executed(executed)
 }

@@ -1,5 +1,7 @@
 //! Prepared statements: the session's own ids, the servers' prepared when first needed.
 
+mod on_server;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
@@ -7,23 +9,20 @@ use usher_backend::Settings;
 use usher_sql::{Found, Kind, Literal, LiteralKind, Mode, Plan, ShowKind, Target};
 use usher_topology::{Key, ShardId};
 use usher_wire::caps::Caps;
-use usher_wire::command::COM_STMT_PREPARE;
-use usher_wire::relay::{Kind as AnswerKind, Progress, Relay};
 use usher_wire::result::Format;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 use usher_wire::stmt::{Execute, Param, ParamType};
 
 use crate::buffers;
 use crate::cursor::Cursor;
-use crate::execute::{Body, Order, checkout_failure, under};
+use crate::execute::{Body, Order};
 use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::long_data::{Fault, LongData};
 use crate::own_values::with_variables;
 use crate::own_variables::reads_own;
-use crate::pins::Pins;
 use crate::query::{Text, is_of_the_session, is_temporary, settled, unroutable, unsupported};
 use crate::route::{Place, Values};
-use crate::session::{Answered, Bound, Served, Session, Stop, Turn};
+use crate::session::{Answered, Served, Session, Stop, Turn};
 
 /// Statements are told apart by a keyed 128-bit hash of their text and schema.
 static HASH: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
@@ -136,67 +135,6 @@ impl Session {
             cursor: None,
         };
         self.prepare_on_server(prepared, id, turn).await
-    }
-
-    async fn prepare_on_server(&mut self, prepared: Prepared, id: u32, turn: Turn) -> Served {
-        let place = match &prepared.plan.target {
-            Target::Global => Place { shard: ShardId::GLOBAL, from_writer: true },
-            _ => self.any_place(),
-        };
-        let bound = self.bound.iter().position(|bound| bound.shard == place.shard);
-        let mut bound = bound.map(|at| self.bound.swap_remove(at));
-        let mut own = None;
-        let lent = match &mut bound {
-            Some(bound) => &mut bound.lent,
-            None => {
-                let state = self.shared.directory.state();
-                let writer = state.topology.shard(place.shard).map(|shard| shard.writer);
-                let pool = writer.ok_or_else(|| Failure::new(ErrorId::ShardUnreachable))?;
-                let pool = self.shared.pools.of(pool).map_err(|error| checkout_failure(&error))?;
-                own.insert(pool.checkout(&self.settings).await.map_err(|error| match error {
-                    usher_backend::BackendError::Settings { payload, .. } => Stop::Pass(payload),
-                    error => checkout_failure(&error).into(),
-                })?)
-            }
-        };
-        let hidden = prepared.added.len();
-        let told = tell_prepared(lent, &prepared, hidden, self.form(), self.client.caps, id, turn).await;
-        let max = self.shared.limits.statements_per_backend_max;
-        let (out, server_id, warnings) = match told {
-            Ok(told) => told,
-            Err(fault) => {
-                lent.discard();
-                if bound.is_some() {
-                    self.end_transaction();
-                }
-                return Err(Failure::new(ErrorId::ShardUnreachable)
-                    .note(fault.to_string())
-                    .safe_to_retry()
-                    .into());
-            }
-        };
-        let failed = server_id.is_none();
-        if let Some(server_id) = server_id {
-            let hash = under(prepared.hash, &lent.settings);
-            let old = lent.remember_statement(hash, server_id, max);
-            if let Some(old) = old {
-                let sent = lent.send_command(usher_wire::command::COM_STMT_CLOSE, &old.to_le_bytes()).await;
-                if sent.is_ok() { lent.rest() } else { lent.discard() }
-            }
-            self.statements.insert(id, Box::new(prepared));
-            self.last_prepared = Some(id);
-        }
-        let tells = failed || warnings > 0;
-        if let Some(bound) = bound.filter(|bound| !bound.lent.is_discarded()) {
-            self.ran_on = tells.then_some(bound.shard);
-            self.bound.push(bound);
-        }
-        if let Some(lent) = own.filter(|_| tells) {
-            self.put(Bound { shard: place.shard, lent, pins: Pins::default() }, true);
-        }
-        self.shared.metrics.in_proxy.inc();
-        self.send_tail(out).await?;
-        Ok(Answered { failed, seq: turn.seq })
     }
 
     /// The statement that an id in a command means. On MariaDB there is one for whichever was prepared last: drivers send
@@ -452,7 +390,7 @@ impl Session {
         match &plan.target {
             Target::User { .. } => self.of_user(plan, key, body, insert, turn).await,
             Target::Global => {
-                let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+                let place = Place::writer(ShardId::GLOBAL);
                 let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
                 if plan.describes() {
                     return Box::pin(self.run_aside(order, turn)).await;
@@ -461,7 +399,7 @@ impl Session {
             }
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ if matches!(plan.kind, Kind::Ddl(_)) => {
-                let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+                let place = Place::writer(ShardId::GLOBAL);
                 let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
                 self.run(order, turn).await
             }
@@ -610,84 +548,6 @@ fn placeholder(value: &usher_sql::RowValue, literals: &[Literal]) -> Option<u16>
     match literals.get(*ordinal as usize)?.kind {
         LiteralKind::Param(index) => Some(index),
         _ => None,
-    }
-}
-
-/// Has a server prepare, and makes its answer the client's: another id, no hidden parameters. Returns the answer and
-/// the server's id, if it prepared.
-async fn tell_prepared(
-    lent: &mut usher_backend::Lent,
-    prepared: &Prepared,
-    hidden: usize,
-    form: usher_wire::relay::ClientForm,
-    caps: Caps,
-    id: u32,
-    turn: Turn,
-) -> Result<(Vec<u8>, Option<u32>, u16), usher_backend::Fault> {
-    lent.send_command(COM_STMT_PREPARE, &prepared.server_text).await?;
-    let mut relay = Relay::with_seq(AnswerKind::Prepare, form, 1, turn.seq);
-    let mut server_id = None;
-    let mut counts = (0, 0);
-    let mut warnings = 0;
-    loop {
-        match relay.advance(&mut lent.buf)? {
-            Progress::More => lent.read().await?,
-            Progress::Prepared(head) => {
-                server_id = Some(head.statement_id);
-                counts = (head.params, head.columns);
-                warnings = head.warnings;
-                head.set_id(&mut lent.buf, id);
-                relay.pass(&mut lent.buf)?;
-            }
-            Progress::Ok(_) | Progress::Err(_) | Progress::LocalInfile(_) => relay.pass(&mut lent.buf)?,
-            Progress::Done => break,
-        }
-    }
-    let ready = relay.ready();
-    let mut out = buffers::take();
-    let bytes = lent.buf.get(..ready).unwrap_or_default();
-    if hidden == 0 || server_id.is_none() {
-        out.extend_from_slice(bytes);
-    } else {
-        without_parameters(bytes, counts, hidden, caps, id, turn, &mut out);
-    }
-    lent.consume(ready);
-    lent.rest();
-    Ok((out, server_id, warnings))
-}
-
-/// Writes the answer again with fewer parameters. Their definitions are all alike, so any may go.
-fn without_parameters(
-    mut bytes: &[u8],
-    (params, columns): (u16, u16),
-    hidden: usize,
-    caps: Caps,
-    id: u32,
-    turn: Turn,
-    out: &mut Vec<u8>,
-) {
-    use usher_wire::frame::{frame, write_packet};
-    let kept = usize::from(params).saturating_sub(hidden);
-    let mut seq = turn.seq;
-    let mut index = 0;
-    let eof = usize::from(!caps.has(Caps::DEPRECATE_EOF));
-    while let Some(found) = frame(bytes) {
-        bytes = bytes.get(found.wire_len()..).unwrap_or_default();
-        // 0 is the head, then parameters, then perhaps an EOF, then columns.
-        let is_hidden = (1 + kept..1 + usize::from(params)).contains(&index);
-        let is_their_eof = kept == 0 && eof == 1 && index == 1 + usize::from(params);
-        if index == 0 {
-            let head = usher_wire::stmt::PrepareOk {
-                id,
-                columns,
-                params: u16::try_from(kept).unwrap_or(u16::MAX),
-                warnings: 0,
-            };
-            write_packet(out, &mut seq, |out| head.encode(out));
-        } else if !is_hidden && !is_their_eof {
-            write_packet(out, &mut seq, |out| out.extend_from_slice(found.payload));
-        }
-        index += 1;
     }
 }
 

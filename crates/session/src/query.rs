@@ -241,7 +241,7 @@ impl Session {
     }
 
     pub(crate) async fn global(&mut self, plan: &Plan, statement: Text<'_>, turn: Turn) -> Served {
-        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let place = Place::writer(ShardId::GLOBAL);
         let body = Body::Text(statement.packets);
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
         if plan.describes() {
@@ -261,7 +261,7 @@ impl Session {
             out.extend_from_slice(wildcard);
         });
         let plan = usher_sql::plan(b"SHOW COLUMNS FROM t", None, self.mode, &usher_sql::Catalog::default());
-        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let place = Place::writer(ShardId::GLOBAL);
         let body = Body::FieldList(&out);
         let order = Order { plan: &plan, place, key: None, body, insert_id: None, writer_hint: false };
         self.run_aside(order, turn).await
@@ -277,7 +277,7 @@ impl Session {
         let mut out = Vec::new();
         write_packet(&mut out, &mut 0, |out| out.extend_from_slice(&[COM_REFRESH, what]));
         let plan = usher_sql::plan(b"FLUSH STATUS", None, self.mode, &usher_sql::Catalog::default());
-        let place = Place { shard: ShardId::GLOBAL, from_writer: true };
+        let place = Place::writer(ShardId::GLOBAL);
         let body = Body::Simple(&out);
         let order = Order { plan: &plan, place, key: None, body, insert_id: None, writer_hint: true };
         self.run_aside(order, turn).await
@@ -355,7 +355,7 @@ impl Session {
     pub(crate) fn place_without_table(&mut self, plan: &Plan) -> (Place, bool) {
         if plan.uses.named_lock {
             // Everybody's locks have to meet.
-            return (Place { shard: ShardId::GLOBAL, from_writer: true }, plan.needs_writer);
+            return (Place::writer(ShardId::GLOBAL), plan.needs_writer);
         }
         if matches!(plan.kind, Kind::Show(ShowKind::Variables | ShowKind::Status)) {
             return (self.place_of_lists(plan), true);
@@ -370,7 +370,7 @@ impl Session {
             let global = shards.iter().find(|shard| shard.id.is_global()).filter(is_up);
             let shard =
                 global.or_else(|| shards.iter().find(is_up)).map_or(ShardId::GLOBAL, |shard| shard.id);
-            return (Place { shard, from_writer: true }, true);
+            return (Place { or_another: !self.is_in_global_schema(), ..Place::writer(shard) }, true);
         }
         (self.any_place(), plan.needs_writer)
     }
@@ -393,8 +393,10 @@ impl Session {
     /// the connection that the session holds, if there is one, and so are variables that only that connection has.
     pub(crate) fn place_of_lists(&self, plan: &Plan) -> Place {
         let counts = plan.kind == Kind::Show(ShowKind::Status);
-        let held = self.bound.first().filter(|_| counts || self.has_other_variables());
-        Place { shard: held.map_or(ShardId::GLOBAL, |bound| bound.shard), from_writer: true }
+        match self.bound.first().filter(|_| counts || self.has_other_variables()) {
+            Some(held) => Place::writer(held.shard),
+            None => Place { or_another: !self.is_in_global_schema(), ..Place::writer(ShardId::GLOBAL) },
+        }
     }
 
     async fn beside(&mut self, plan: &Plan, packets: &[u8], turn: Turn) -> Served {
@@ -407,10 +409,10 @@ impl Session {
     /// is up, which spares the global master.
     pub(crate) fn any_place(&mut self) -> Place {
         if let Some(bound) = self.bound.first() {
-            return Place { shard: bound.shard, from_writer: true };
+            return Place::writer(bound.shard);
         }
-        if self.settings.schema().is_some_and(|name| self.shared.schemas.is_global_only(name)) {
-            return Place { shard: ShardId::GLOBAL, from_writer: false };
+        if self.is_in_global_schema() {
+            return Place::any_server(ShardId::GLOBAL);
         }
         let state = self.shared.directory.state();
         let health = self.shared.monitor.health();
@@ -420,7 +422,15 @@ impl Session {
         let healthy = rotated.filter(|shard| !shard.id.is_global()).find(|shard| {
             shard.servers.iter().any(|server| health.get(&server.id).is_some_and(|seen| seen.up))
         });
-        Place { shard: healthy.map_or(ShardId::GLOBAL, |shard| shard.id), from_writer: false }
+        Place {
+            or_another: true,
+            ..Place::any_server(healthy.map_or(ShardId::GLOBAL, |shard| shard.id))
+        }
+    }
+
+    /// Whether its schema is one that only the global master has.
+    fn is_in_global_schema(&self) -> bool {
+        self.settings.schema().is_some_and(|name| self.shared.schemas.is_global_only(name))
     }
 
     /// A statement behind `/* usher: .. */`.
@@ -457,7 +467,7 @@ impl Session {
             let state = self.shared.directory.state();
             let shard = state.topology.shard_named(&word(span)).map(|shard| shard.id);
             let Some(shard) = shard else { return Err(no_shard(&word(span))) };
-            return Ok((Place { shard, from_writer: true }, None));
+            return Ok((Place::writer(shard), None));
         }
         // A hint says what the statement does not; it makes nothing else possible.
         if let Target::Unsupported { reason } = &plan.target
@@ -488,7 +498,7 @@ impl Session {
                     None => self.nowhere(),
                 }
             }
-            (None, _, Target::Global) => Place { shard: ShardId::GLOBAL, from_writer: true },
+            (None, _, Target::Global) => Place::writer(ShardId::GLOBAL),
             (None, None, Target::Unsupported { reason }) => return Err(unroutable(plan, reason)),
             _ => self.any_place(),
         };
@@ -531,7 +541,7 @@ impl Session {
         if (plan.is_write || plan.needs_writer) && !here {
             return Err(unsupported("a write to a shard by name; name the user"));
         }
-        Ok(Place { shard: shard.id, from_writer: false })
+        Ok(Place::any_server(shard.id))
     }
 }
 

@@ -171,12 +171,22 @@ pub(crate) struct Place {
     pub(crate) shard: ShardId,
     /// Copies must not be asked: the user is being moved, or was lately.
     pub(crate) from_writer: bool,
+    /// Any other shard does as well, if this one does not answer.
+    pub(crate) or_another: bool,
 }
 
 impl Place {
+    pub(crate) fn writer(shard: ShardId) -> Self {
+        Self { shard, from_writer: true, or_another: false }
+    }
+
+    pub(crate) fn any_server(shard: ShardId) -> Self {
+        Self { shard, from_writer: false, or_another: false }
+    }
+
     pub(crate) fn of(located: Located) -> Self {
         let from_writer = matches!(located.state, EntityState::Locked | EntityState::Settling);
-        Self { shard: located.shard, from_writer }
+        Self { from_writer, ..Self::any_server(located.shard) }
     }
 }
 
@@ -216,7 +226,7 @@ impl Session {
             crate::session::Transaction::Open(shard) => shard,
             _ => ShardId::GLOBAL,
         };
-        Place { shard, from_writer: true }
+        Place::writer(shard)
     }
 }
 

@@ -167,8 +167,8 @@ impl Session {
             hash,
         });
         let place = match inner.target {
-            Target::AnyServer | Target::Session => self.any_place(),
-            _ => Place { shard: ShardId::GLOBAL, from_writer: true },
+            Target::AnyServer | Target::Session | Target::User { .. } => self.any_place(),
+            _ => Place::writer(ShardId::GLOBAL),
         };
         self.naming = Some(Naming::Gives(Arc::clone(&named)));
         // What was looked at is what is prepared: a server would evaluate an expression once more.

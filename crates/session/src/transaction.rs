@@ -125,7 +125,7 @@ impl Session {
             }
             return self.answer_transaction(turn).await;
         };
-        let place = Place { shard, from_writer: true };
+        let place = Place::writer(shard);
         let body = Body::Text(statement.packets);
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
         self.run(order, turn).await
@@ -134,7 +134,7 @@ impl Session {
     /// SAVEPOINT and its kin: on the open transaction, or remembered until it has a place.
     pub(crate) async fn savepoint(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         if let Transaction::Open(shard) = self.transaction {
-            let place = Place { shard, from_writer: true };
+            let place = Place::writer(shard);
             let body = Body::Text(statement.packets);
             let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: false };
             return self.run(order, turn).await;

@@ -274,7 +274,7 @@ impl Session {
             _ => self.bound.first().map_or(ShardId::GLOBAL, |bound| bound.shard),
         };
         branch.step = step;
-        let place = Place { shard: place, from_writer: true };
+        let place = Place::writer(place);
         let body = Body::Text(statement.packets);
         let order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
         let served = self.run(order, turn).await;

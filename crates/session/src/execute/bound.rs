@@ -173,7 +173,7 @@ impl Session {
 
     /// Of a connection that is gone. With the transaction on it that is over; with anything else the session is, and with it
     /// a transaction that it has elsewhere.
-    pub(super) fn lost_bound(&mut self, bound: &mut Bound, why: &dyn Display, unknown: bool) -> Failure {
+    pub(crate) fn lost_bound(&mut self, bound: &mut Bound, why: &dyn Display, unknown: bool) -> Failure {
         let open = matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard);
         let (id, executed) = match (unknown, open) {
             (true, _) => (ErrorId::OutcomeUnknown, Executed::Unknown),

@@ -74,7 +74,7 @@ impl Session {
         plan: &Plan,
         hold: &mut Hold<'_>,
     ) -> Result<Admission, Stop> {
-        let place = Place { shard, from_writer: true };
+        let place = Place::writer(shard);
         let body = Body::Text(&[]);
         let mut order = Order { plan, place, key: None, body, insert_id: None, writer_hint: true };
         let admitted = self.admit(&mut order, hold).await;

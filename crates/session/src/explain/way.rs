@@ -47,7 +47,7 @@ impl Way {
     }
 
     fn global(relation: Relation) -> Self {
-        Self::To { place: Place { shard: ShardId::GLOBAL, from_writer: true }, key: None, relation }
+        Self::To { place: Place::writer(ShardId::GLOBAL), key: None, relation }
     }
 }
 
@@ -107,7 +107,7 @@ impl Session {
         let before = self.kept.as_ref().map(|kept| kept.shard).or(self.ran_on);
         route.say("asks", if before.is_some() { "where the statement before ran" } else { "of nothing" });
         let place = match before {
-            Some(shard) => Place { shard, from_writer: true },
+            Some(shard) => Place::writer(shard),
             None => self.any_place(),
         };
         Some(Way::aside(place))
@@ -282,7 +282,7 @@ impl Session {
 }
 
 fn inside(shard: ShardId) -> Way {
-    Way::To { place: Place { shard, from_writer: true }, key: None, relation: Relation::Inside }
+    Way::To { place: Place::writer(shard), key: None, relation: Relation::Inside }
 }
 
 /// What a statement is.
