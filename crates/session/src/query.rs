@@ -422,10 +422,7 @@ impl Session {
         let healthy = rotated.filter(|shard| !shard.id.is_global()).find(|shard| {
             shard.servers.iter().any(|server| health.get(&server.id).is_some_and(|seen| seen.up))
         });
-        Place {
-            or_another: true,
-            ..Place::any_server(healthy.map_or(ShardId::GLOBAL, |shard| shard.id))
-        }
+        Place { or_another: true, ..Place::any_server(healthy.map_or(ShardId::GLOBAL, |shard| shard.id)) }
     }
 
     /// Whether its schema is one that only the global master has.

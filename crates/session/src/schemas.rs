@@ -18,6 +18,8 @@ const PROBES: u64 = 5;
 
 /// How long it counts what a session has found out; by then the servers have been asked again.
 const FOUND_COUNTS: Duration = Duration::from_secs(10);
+/// The pause between two attempts while nothing is known.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
 /// So many of them at most.
 const FOUND_MAX: usize = 1000;
 
@@ -119,6 +121,9 @@ pub(crate) async fn watch(shared: Weak<Shared>, probe_ms: u64) {
         // The global master has every schema that applications use.
         if lists.contains_key(&ShardId::GLOBAL) {
             shared.schemas.set(&lists);
+        } else {
+            // Logins may wait for it.
+            ticks.reset_after(UNKNOWN_PAUSE);
         }
     }
 }

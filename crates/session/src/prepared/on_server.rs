@@ -178,12 +178,8 @@ fn without_parameters(
         let is_hidden = (1 + kept..1 + usize::from(params)).contains(&index);
         let is_their_eof = kept == 0 && eof == 1 && index == 1 + usize::from(params);
         if index == 0 {
-            let head = PrepareOk {
-                id,
-                columns,
-                params: u16::try_from(kept).unwrap_or(u16::MAX),
-                warnings: 0,
-            };
+            let head =
+                PrepareOk { id, columns, params: u16::try_from(kept).unwrap_or(u16::MAX), warnings: 0 };
             write_packet(out, &mut seq, |out| head.encode(out));
         } else if !is_hidden && !is_their_eof {
             write_packet(out, &mut seq, |out| out.extend_from_slice(found.payload));
