@@ -223,6 +223,7 @@ async fn a_lost_cursor_is_told(ground: &Ground) {
 async fn locks_keep_a_connection_as_long_as_they_are_held(ground: &Ground) {
     let mut conn = ground.proxy.login().user("nobody", "").connect().await.unwrap();
     let mut other = ground.proxy.connect().await;
+    let holder = conn.id();
     let get =
         async |conn: &mut Conn, sql: &str| conn.query_first::<Option<i64>, _>(sql).await.unwrap().unwrap();
     assert_eq!(get(&mut conn, "SELECT GET_LOCK('a', 5)").await, Some(1));
@@ -230,12 +231,20 @@ async fn locks_keep_a_connection_as_long_as_they_are_held(ground: &Ground) {
     assert_eq!(prepared, Some(1));
     ground.until_pinned("nobody", &["named lock"]).await;
     assert_eq!(get(&mut other, "SELECT GET_LOCK('a', 0)").await, Some(0), "taken");
+    for asking in [&mut conn, &mut other] {
+        let who = asking.query_first("SELECT IS_USED_LOCK('a'), IS_USED_LOCK(CONCAT('b', '')) AS b").await;
+        assert_eq!(who.unwrap(), Some((holder, holder)));
+        let compared = format!("SELECT IS_USED_LOCK('a') = {holder}, IS_USED_LOCK('b') = CONNECTION_ID()");
+        let own = i64::from(asking.id() == holder);
+        assert_eq!(asking.query_first(compared).await.unwrap(), Some((1_i64, own)));
+    }
     assert_eq!(get(&mut conn, "SELECT RELEASE_LOCK('a')").await, Some(1));
     ground.until_pinned("nobody", &["named lock"]).await;
     assert_eq!(get(&mut other, "SELECT GET_LOCK('a', 5)").await, Some(1), "free again");
     assert_eq!(get(&mut conn, "SELECT GET_LOCK('a', 0)").await, Some(0), "not got, so nothing holds it");
     assert_eq!(get(&mut conn, "SELECT RELEASE_LOCK('b')").await, Some(1));
     ground.until_pinned("nobody", &[]).await;
+    assert_eq!(conn.query_first::<Option<u32>, _>("SELECT IS_USED_LOCK('b')").await.unwrap(), Some(None));
     for name in ["c", "d", "c"] {
         assert_eq!(get(&mut conn, &format!("SELECT GET_LOCK('{name}', 5)")).await, Some(1));
     }
@@ -328,7 +337,7 @@ async fn a_move_waits_for_a_transaction_behind_a_lock(ground: &Ground) {
     conn.query_drop(format!("UPDATE photos SET title = 'waited for' WHERE user_id = {key}")).await.unwrap();
     let got: Option<i64> = conn.query_first("SELECT GET_LOCK('beside', 5)").await.unwrap();
     assert_eq!(got, Some(1));
-    // The server's own number of the connection is compared with, in text and prepared.
+    // Prepared, the server's own number of the connection is compared with.
     let own = "SELECT IS_USED_LOCK('beside') = CONNECTION_ID()";
     assert_eq!(conn.query_first::<i64, _>(own).await.unwrap(), Some(1));
     let own = "SELECT IS_USED_LOCK(?) = CONNECTION_ID()";

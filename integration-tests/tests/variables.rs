@@ -8,6 +8,11 @@ use usher_config::{Config, User};
 use usher_integration_tests::{Bed, Proxy, admin, make_tables, sign_up, until};
 use usher_playground::Server;
 
+/// Of a variable that no session has one of its own of.
+const GLOBAL_VARIABLE: u16 = 1238;
+/// Of a write in a read-only transaction.
+const READ_ONLY_TRANSACTION: u16 = 1792;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn variables_are_the_sessions() {
     on("variables", Server::Mariadb).await;
@@ -42,6 +47,10 @@ async fn on(name: &str, server: Server) {
     queries_in_set_read_unsharded_tables(&proxy).await;
     long_values_are_not_left_on_copies(&proxy, user).await;
     usher_has_its_own(&proxy, server).await;
+    what_is_set_for_the_session_holds_for_the_next_transaction(&proxy, user).await;
+    if server == Server::Mariadb {
+        settings_of_one_statement_end_with_it(&proxy, user).await;
+    }
     sessions_begin_with_the_servers_defaults(&bed, &proxy, user).await;
     if server == Server::Mariadb {
         // MySQL prepares a text anew, in the mode of the moment, for parameters of other types.
@@ -214,7 +223,63 @@ async fn usher_has_its_own(proxy: &Proxy, server: Server) {
             conn.query_first("SELECT @@port, @@socket AS s, CONCAT(@@port, 'x')").await.unwrap().unwrap();
         let names: Vec<_> = alias.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
         assert_eq!(names[..2], ["@@port", "s"]);
+        for global in ["SELECT @@session.port", "SELECT 1, @@LOCAL.version", "SET @port = @@session.port"] {
+            assert_eq!(code(conn.query_drop(global).await), Some(GLOBAL_VARIABLE), "{global}");
+        }
     }
+}
+
+fn code(result: mysql_async::Result<()>) -> Option<u16> {
+    match result {
+        Err(mysql_async::Error::Server(error)) => Some(error.code),
+        other => other.map(|()| None).unwrap(),
+    }
+}
+
+async fn what_is_set_for_the_session_holds_for_the_next_transaction(proxy: &Proxy, user: u64) {
+    let mut conn = proxy.connect().await;
+    let write = format!("UPDATE users SET name = 'written' WHERE user_id = {user}");
+    for (said, allowed) in [
+        (["SET TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE"], true),
+        (["SET TRANSACTION READ ONLY", "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"], false),
+        (["SET TRANSACTION READ WRITE", "SET SESSION TRANSACTION READ ONLY"], false),
+        (["SET SESSION TRANSACTION READ ONLY", "SET TRANSACTION READ WRITE"], true),
+    ] {
+        for statement in said {
+            conn.query_drop(statement).await.unwrap();
+        }
+        conn.query_drop("BEGIN").await.unwrap();
+        let refused = code(conn.query_drop(&write).await);
+        assert_eq!(refused, (!allowed).then_some(READ_ONLY_TRANSACTION), "{said:?}");
+        conn.query_drop("ROLLBACK").await.unwrap();
+        conn.query_drop("SET SESSION TRANSACTION READ WRITE").await.unwrap();
+    }
+}
+
+/// A server tells of them as of any change, and takes them back behind the answer.
+async fn settings_of_one_statement_end_with_it(proxy: &Proxy, user: u64) {
+    let mut conn = proxy.connect().await;
+    let before = sql_mode(&mut conn).await;
+    let name = format!("SELECT name FROM users WHERE user_id = {user}");
+    for statement in [
+        "SELECT 1",
+        "SELECT COUNT(*) FROM words",
+        &name,
+        "CREATE PROCEDURE brief() BEGIN SELECT 1; SELECT 2; END",
+    ] {
+        let set =
+            format!("SET STATEMENT sql_mode = 'ANSI_QUOTES', sort_buffer_size = 300032 FOR {statement}");
+        for _ in 0..3 {
+            conn.query_drop("DROP PROCEDURE IF EXISTS brief").await.unwrap();
+            conn.query_drop(&set).await.unwrap();
+            assert_eq!(sql_mode(&mut conn).await, before, "{statement}");
+            let text: Option<(String, u64)> =
+                conn.query_first("SELECT \"text\", @@sort_buffer_size").await.unwrap();
+            assert!(text.is_some_and(|(text, size)| text == "text" && size != 300_032), "{statement}");
+            assert_eq!(sql_mode(&mut proxy.connect().await).await, before, "another session's");
+        }
+    }
+    conn.query_drop("DROP PROCEDURE brief").await.unwrap();
 }
 
 async fn on_all(bed: &Bed, setting: &str) {

@@ -20,6 +20,10 @@ impl Session {
     pub(crate) fn note_holds(&mut self, bound: &mut Bound, order: &Order<'_>, failed: bool) -> bool {
         let plan = order.plan;
         let locks = plan.uses.named_lock && self.note_locks(&mut bound.pins, order.body.text());
+        if let Some(thread) = lock_thread(bound) {
+            // Before the client hears of its lock and others may ask whose it is.
+            self.handle.has_locks_on(thread);
+        }
         if failed {
             return locks;
         }
@@ -144,6 +148,11 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The thread of the global master's writer that may have named locks.
+pub(crate) fn lock_thread(bound: &Bound) -> Option<u32> {
+    (bound.shard.is_global() && bound.pins.may_lock()).then(|| bound.lent.thread_id())
 }
 
 /// What a temporary table is told apart by.

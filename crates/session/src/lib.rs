@@ -27,6 +27,7 @@ mod local_file;
 mod login;
 mod long_data;
 mod metrics;
+mod next_transaction;
 mod own_values;
 mod own_variables;
 mod peers;

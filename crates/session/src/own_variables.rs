@@ -26,6 +26,8 @@ const OWN: &[&str] = &[
     "socket",
     "version",
 ];
+/// Those of them that no session has one of its own of.
+const IS_GLOBAL: &[&str] = &["hostname", "port", "socket", "version"];
 /// Variables by which servers differ: the global master's writer speaks for all.
 const OF_ONE_SERVER: &[&str] = &[
     "basedir",
@@ -145,6 +147,12 @@ impl Session {
                 return Err(unsupported(&format!("this use of @@{name}")));
             }
             for (span, column) in found {
+                if IS_GLOBAL.contains(&name.as_str())
+                    && is_of_session(text.get(span.clone()).unwrap_or_default())
+                {
+                    // A server refuses it.
+                    continue;
+                }
                 let label =
                     String::from_utf8_lossy(text.get(span.clone()).unwrap_or_default()).replace('`', "");
                 let instead = if column { format!("{sql} AS `{label}`") } else { sql.clone() };
@@ -222,6 +230,14 @@ impl Session {
         }
         Some(row)
     }
+}
+
+/// Whether a variable is asked for as the session's: `@@session.x`, `@@local.x`.
+fn is_of_session(variable: &[u8]) -> bool {
+    let scope = variable.strip_prefix(b"@@").unwrap_or(variable).trim_ascii_start();
+    let scope = scope.split(|byte| *byte == b'.').next().unwrap_or_default().trim_ascii();
+    let scope = scope.strip_prefix(b"`").and_then(|scope| scope.strip_suffix(b"`")).unwrap_or(scope);
+    scope.eq_ignore_ascii_case(b"session") || scope.eq_ignore_ascii_case(b"local")
 }
 
 /// The number of columns, if the packet tells it.

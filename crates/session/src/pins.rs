@@ -125,6 +125,11 @@ impl Pins {
         self.0.iter().any(|pin| pin.reason != Reason::Cursor)
     }
 
+    /// Whether named locks may be on the connection.
+    pub(crate) fn may_lock(&self) -> bool {
+        self.0.iter().any(|pin| matches!(pin.reason, Reason::NamedLock | Reason::Procedure))
+    }
+
     /// The kinds that are there, as bits.
     pub(crate) fn bits(&self) -> u8 {
         self.0.iter().fold(0, |bits, pin| bits | pin.reason.bit())

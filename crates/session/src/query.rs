@@ -14,9 +14,13 @@ use crate::diagnostics::asks_of_the_one_before;
 use crate::execute::{Body, Order};
 use crate::hold::Hold;
 use crate::insert::{Insert, null_user};
+use crate::own_values::asks_who_locks;
 use crate::own_variables::{reads_of_one_server, reads_own};
 use crate::route::{Place, Values, directory_failure};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
+
+/// How much of a statement a syntax error shows.
+const SHOWN_CHARS: usize = 80;
 
 /// A statement as it came.
 #[derive(Debug, Clone, Copy)]
@@ -101,9 +105,17 @@ impl Session {
     /// As a server words it, whose parser stops where the second statement begins.
     fn syntax_error(&self, text: &[u8], at: usize) -> Failure {
         let (before, rest) = text.split_at(at.min(text.len()));
-        let near: String = String::from_utf8_lossy(rest).chars().take(80).collect();
+        // Servers take what ends a text away before they read it.
+        let ends = |byte: &u8| *byte == b';' || byte.is_ascii_whitespace();
+        let len = rest.len() - rest.iter().rev().take_while(|byte| ends(byte)).count();
+        let rest = String::from_utf8_lossy(rest.get(..len).unwrap_or_default());
+        let is_mariadb = self.shared.server_version.contains("MariaDB");
+        let near: String = match is_mariadb && rest.chars().nth(SHOWN_CHARS).is_some() {
+            true => rest.chars().take(SHOWN_CHARS - 3).chain("...".chars()).collect(),
+            false => rest.chars().take(SHOWN_CHARS).collect(),
+        };
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        let server = if self.shared.server_version.contains("MariaDB") { "MariaDB" } else { "MySQL" };
+        let server = if is_mariadb { "MariaDB" } else { "MySQL" };
         Failure::new(ErrorId::Syntax).as_server(format!(
             "You have an error in your SQL syntax; check the manual that corresponds to your {server} server \
              version for the right syntax to use near '{near}' at line {line}"
@@ -297,7 +309,11 @@ impl Session {
             let end = statement.digest.end.min(statement.text.len());
             return self.kill_by_statement(statement.text.get(..end).unwrap_or_default(), turn).await;
         }
-        if plan.uses.connection_id || plan.uses.row_count || plan.uses.found_rows {
+        if plan.uses.connection_id
+            || plan.uses.row_count
+            || plan.uses.found_rows
+            || plan.uses.named_lock && asks_who_locks(statement.text, self.mode)
+        {
             return self.with_own_values(statement, plan, turn).await;
         }
         if asks_of_the_one_before(plan) {

@@ -29,6 +29,7 @@ use crate::counts::Counts;
 use crate::cursor::Cursor;
 use crate::diagnostics::{RanOn, Told};
 use crate::gate::Pass;
+use crate::held::lock_thread;
 use crate::in_flight::Slot;
 use crate::pins::Pins;
 use crate::prepared::Prepared;
@@ -522,6 +523,7 @@ impl Session {
             self.literals = Vec::new();
         }
         self.handle.holds(self.pins());
+        self.handle.has_locks_on(self.bound.iter().find_map(lock_thread).unwrap_or_default());
         self.settle(served, seq).await
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ pub(crate) struct Handle {
     waits: AtomicU8,
     /// What keeps connections with it: bits of [`crate::pins::Pins::bits`].
     pins: AtomicU8,
+    /// The thread of the global master's writer that has, or may have, its named locks; 0 is none.
+    locks_on: AtomicU32,
     wake: Notify,
     doing: Mutex<Doing>,
 }
@@ -123,6 +125,11 @@ impl Handle {
         self.pins.load(Ordering::Relaxed)
     }
 
+    /// The thread of the global master's writer that has its named locks; 0 is none.
+    pub(crate) fn has_locks_on(&self, thread: u32) {
+        self.locks_on.store(thread, Ordering::SeqCst);
+    }
+
     /// A statement is sent to this connection.
     pub(crate) fn runs_on(&self, lent: &Lent) {
         let place = u64::from(lent.server().id.0) << 32 | u64::from(lent.thread_id());
@@ -207,6 +214,7 @@ impl Sessions {
             ended: AtomicBool::default(),
             waits: AtomicU8::default(),
             pins: AtomicU8::default(),
+            locks_on: AtomicU32::default(),
             wake: Notify::default(),
             doing: Mutex::new(doing),
         });
@@ -220,6 +228,14 @@ impl Sessions {
 
     pub(crate) fn named(&self, id: u64) -> Option<Arc<Handle>> {
         self.0.lock().get(&u32::try_from(id).ok()?).cloned()
+    }
+
+    /// Threads of the global master's writer that have named locks, and whose they are: some of them, if there are more
+    /// than `max`.
+    pub(crate) fn lock_holders(&self, max: usize) -> Vec<(u32, u32)> {
+        let sessions = self.0.lock();
+        let threads = sessions.iter().map(|(id, handle)| (handle.locks_on.load(Ordering::SeqCst), *id));
+        threads.filter(|(thread, _)| *thread != 0).take(max).collect()
     }
 
     /// Kills those of such accounts, each between two commands.

@@ -270,6 +270,9 @@ impl Session {
         };
         self.edits.clear();
         self.unknown_settings.clear();
+        if served.as_ref().is_ok_and(|answered| !answered.failed) {
+            self.set_for_session(assignments);
+        }
         served
     }
 

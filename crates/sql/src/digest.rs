@@ -90,11 +90,11 @@ pub(crate) fn is_stored_program(text: &[u8], mode: Mode) -> bool {
         || Lexer::new(text, mode).filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::Op));
     // A label may stand before a block or a loop.
     let labelled = tokens().nth(1).is_some_and(|token| token.bytes(text) == b":");
-    let mut words = tokens()
+    let words = tokens()
         .skip(usize::from(labelled) * 2)
         .filter(|token| token.kind == TokenKind::Word)
-        .take(24)
         .map(|token| token.bytes(text).to_ascii_uppercase());
+    let mut words = behind_settings(words).take(24);
     match words.next().as_deref() {
         Some(b"BEGIN") => words.next().as_deref() == Some(b"NOT"),
         Some(b"FOR" | b"WHILE" | b"LOOP" | b"REPEAT" | b"IF" | b"CASE") => true,
@@ -110,6 +110,20 @@ pub(crate) fn is_stored_program(text: &[u8], mode: Mode) -> bool {
         }
         _ => false,
     }
+}
+
+/// The words behind MariaDB's `SET STATEMENT .. FOR`, or all of them if it does not begin so.
+fn behind_settings(words: impl Iterator<Item = Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
+    let mut words = words.peekable();
+    let mut first = None;
+    if words.peek().is_some_and(|word| word == b"SET") {
+        first = words.next();
+        if words.peek().is_some_and(|word| word == b"STATEMENT") {
+            first = None;
+            words.by_ref().find(|word| word == b"FOR");
+        }
+    }
+    first.into_iter().chain(words)
 }
 
 /// One byte that stands for a literal of this kind: 0x80 and up.

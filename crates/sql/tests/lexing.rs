@@ -226,6 +226,12 @@ fn second_statements_are_found() {
     assert_eq!(second("BEGIN NOT ATOMIC SELECT 1; SELECT 2; END"), None);
     assert_eq!(second("FOR i IN 1..3 DO INSERT INTO t VALUES (i); END FOR"), None);
     assert_eq!(second("a: LOOP SELECT 1; LEAVE a; END LOOP"), None);
+    assert_eq!(
+        second("SET STATEMENT max_statement_time = 1 FOR CREATE PROCEDURE p() BEGIN SELECT 1; END"),
+        None
+    );
+    assert_eq!(second("SET STATEMENT a = 1 FOR SELECT 1; SELECT 2"), Some("SELECT 2".into()));
+    assert_eq!(second("SET a = 1; FOR"), Some("FOR".into()));
     assert_eq!(second("BEGIN; SELECT 1"), Some("SELECT 1".into()));
     assert_eq!(hash("SELECT 1; DROP TABLE t"), hash("SELECT 1"));
     let text = "SELECT 1 ;  ";

@@ -73,7 +73,10 @@ impl Session {
         if !failed && !self.edits.is_empty() {
             self.take_over_edits(&mut bound.lent);
         }
-        if !outcome.variables.is_empty() {
+        if plan.kind == PlanKind::SetStatement {
+            // MariaDB tells with this answer what held for it, and with the next one that it has taken it back.
+            bound.lent.dirty |= !outcome.variables.is_empty();
+        } else if !outcome.variables.is_empty() {
             self.take_over(&mut bound.lent, &outcome.variables);
         }
         let mut untold = std::mem::take(&mut self.unknown_settings);

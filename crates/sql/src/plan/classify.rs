@@ -280,7 +280,9 @@ fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Pl
 
 fn makes_table_from_query(kind: DdlKind, tokens: &Tokens<'_>) -> bool {
     let makes_table = matches!(kind, DdlKind::CreateTable | DdlKind::CreateTemporaryTable);
-    makes_table && has_query(tokens, 0..tokens.len())
+    // The first TABLE is its own.
+    let own = tokens.find(0..tokens.len(), |at| tokens.is_word(at, "TABLE"));
+    makes_table && own.is_some_and(|own| has_query(tokens, own + 1..tokens.len()))
 }
 
 fn has_query(tokens: &Tokens<'_>, mut range: Range<usize>) -> bool {
