@@ -10,6 +10,10 @@ use usher_playground::Server;
 
 /// Of a variable that no session has one of its own of.
 const GLOBAL_VARIABLE: u16 = 1238;
+/// Of a write to a table that the session has locked for reading.
+const LOCKED_FOR_READ: u16 = 1099;
+/// Of what usher does not do.
+const UNSUPPORTED: u16 = 1235;
 /// Of a write in a read-only transaction.
 const READ_ONLY_TRANSACTION: u16 = 1792;
 
@@ -48,8 +52,13 @@ async fn on(name: &str, server: Server) {
     long_values_are_not_left_on_copies(&proxy, user).await;
     usher_has_its_own(&proxy, server).await;
     what_is_set_for_the_session_holds_for_the_next_transaction(&proxy, user).await;
+    sizes_of_joins_decide_whether_they_may_be_big(&proxy).await;
+    long_texts_are_prepared(&proxy).await;
+    switches_of_the_optimizer_add_up(&proxy).await;
+    nulls_have_the_type_of_the_value_before(&proxy).await;
     if server == Server::Mariadb {
         settings_of_one_statement_end_with_it(&proxy, user).await;
+        functions_have_out_parameters(&proxy).await;
     }
     sessions_begin_with_the_servers_defaults(&bed, &proxy, user).await;
     if server == Server::Mariadb {
@@ -219,10 +228,14 @@ async fn usher_has_its_own(proxy: &Proxy, server: Server) {
             let row: Option<Row> = conn.query_first(format!("SHOW STATUS LIKE '{name}'")).await.unwrap();
             assert_eq!(shown(row.and_then(|row| row.unwrap().pop())), value, "{name}");
         }
-        let alias: Row =
-            conn.query_first("SELECT @@port, @@socket AS s, CONCAT(@@port, 'x')").await.unwrap().unwrap();
+        assert!(!of("version").starts_with("5.5.5-"));
+        let alias: Row = conn
+            .query_first("SELECT @@port, @@socket AS s, CONCAT(@@port, 'x'), LENGTH(@@version) > 0")
+            .await
+            .unwrap()
+            .unwrap();
         let names: Vec<_> = alias.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
-        assert_eq!(names[..2], ["@@port", "s"]);
+        assert_eq!(names, ["@@port", "s", "CONCAT(@@port, 'x')", "LENGTH(@@version) > 0"]);
         for global in ["SELECT @@session.port", "SELECT 1, @@LOCAL.version", "SET @port = @@session.port"] {
             assert_eq!(code(conn.query_drop(global).await), Some(GLOBAL_VARIABLE), "{global}");
         }
@@ -280,6 +293,112 @@ async fn settings_of_one_statement_end_with_it(proxy: &Proxy, user: u64) {
         }
     }
     conn.query_drop("DROP PROCEDURE brief").await.unwrap();
+    // What it takes hold of stays with the session, and goes with it.
+    let set = "SET STATEMENT max_statement_time = 30 FOR";
+    let mut other = proxy.connect().await;
+    conn.query_drop(format!("{set} LOCK TABLES words READ")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            code(conn.query_drop("DELETE FROM words WHERE word = 'none'").await),
+            Some(LOCKED_FOR_READ)
+        );
+        other.query_drop("CREATE TABLE beside (id INT)").await.unwrap();
+        other.query_drop("DROP TABLE beside").await.unwrap();
+    }
+    conn.query_drop(format!("{set} UNLOCK TABLES")).await.unwrap();
+    conn.query_drop("DELETE FROM words WHERE word = 'none'").await.unwrap();
+    conn.query_drop(format!("{set} CREATE TEMPORARY TABLE brief (id INT)")).await.unwrap();
+    conn.query_drop("PREPARE adds FROM 'INSERT INTO brief VALUES (?)'").await.unwrap();
+    conn.query_drop("SET @id = 7").await.unwrap();
+    conn.query_drop(format!("{set} EXECUTE adds USING @id")).await.unwrap();
+    assert_eq!(conn.query_first("SELECT id FROM brief").await.unwrap(), Some(7));
+    conn.query_drop("DROP TEMPORARY TABLE brief").await.unwrap();
+    let sharded = "CREATE TABLE brief (user_id BIGINT PRIMARY KEY) COMMENT 'usher:sharded key=user_id'";
+    assert_eq!(code(conn.query_drop(format!("{set} {sharded}")).await), Some(UNSUPPORTED));
+}
+
+/// Each names some of the flags, and what had been said of the others stays.
+async fn switches_of_the_optimizer_add_up(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    let mut others = Vec::new();
+    for set in ["SET @@optimizer_switch = 'mrr=on'", "SET optimizer_switch = 'index_merge=off'"] {
+        conn.query_drop(set).await.unwrap();
+        // Whoever takes the connection away leaves another one to the session.
+        let mut other = proxy.connect().await;
+        other.query_drop("SELECT GET_LOCK(CONCAT(UUID(), 1), 0)").await.unwrap();
+        others.push(other);
+    }
+    for _ in 0..4 {
+        let told: Option<String> = conn.query_first("SELECT @@optimizer_switch").await.unwrap();
+        let told = told.unwrap();
+        assert!(told.contains("mrr=on,") && told.contains("index_merge=off,"), "{told}");
+    }
+}
+
+async fn functions_have_out_parameters(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    let function = "CREATE FUNCTION adds(a INT, OUT b INT) RETURNS INT BEGIN SET b = a + 1; RETURN a; END";
+    conn.query_drop(function).await.unwrap();
+    conn.query_drop("SET @b = 0").await.unwrap();
+    conn.query_drop("SET @a = adds(5, @b)").await.unwrap();
+    for _ in 0..4 {
+        let told: Option<(i64, i64)> = conn.query_first("SELECT @a, @b").await.unwrap();
+        assert_eq!(told, Some((5, 6)));
+    }
+    conn.query_drop("DROP FUNCTION adds").await.unwrap();
+}
+
+/// By which a table made from them gets its columns.
+async fn nulls_have_the_type_of_the_value_before(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    for (set, ty) in [
+        ("SET @v = NULL", "longblob"),
+        ("SET @v = 5", "bigint"),
+        ("SET @v = NULL", "bigint"),
+        ("SET @v = 1.5e0", "double"),
+        ("SET @v := NULL", "double"),
+        ("SET @v = CONCAT('a', 'b')", "longtext"),
+        ("SELECT NULL INTO @v", "longtext"),
+    ] {
+        conn.query_drop(set).await.unwrap();
+        proxy.connect().await.query_drop("SELECT 1").await.unwrap();
+        conn.query_drop("CREATE TABLE typed AS SELECT @v AS v").await.unwrap();
+        let row: (String, String) = conn
+            .query_first(
+                "SELECT COLUMN_NAME, DATA_TYPE FROM information_schema.columns \
+            WHERE TABLE_SCHEMA = 'app' AND TABLE_NAME = 'typed'",
+            )
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(row.1, ty, "{set}");
+        conn.query_drop("DROP TABLE typed").await.unwrap();
+    }
+}
+
+async fn long_texts_are_prepared(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    conn.query_drop("SELECT CONCAT('SELECT \\'', REPEAT('x', 9000), '\\'') INTO @sql").await.unwrap();
+    conn.query_drop("PREPARE long_one FROM @sql").await.unwrap();
+    let text: Option<String> = conn.query_first("EXECUTE long_one").await.unwrap();
+    assert_eq!(text.map(|text| text.len()), Some(9000));
+}
+
+async fn sizes_of_joins_decide_whether_they_may_be_big(proxy: &Proxy) {
+    let mut conn = proxy.connect().await;
+    for (set, big) in [
+        ("SET max_join_size = 2", 0),
+        ("SET sql_big_selects = 1", 1),
+        ("SET SESSION max_join_size = 2", 0),
+        ("SET max_join_size = DEFAULT", 1),
+    ] {
+        conn.query_drop(set).await.unwrap();
+        for _ in 0..4 {
+            let told: Option<u64> = conn.query_first("SELECT @@sql_big_selects").await.unwrap();
+            assert_eq!(told, Some(big), "{set}");
+        }
+        conn.query_drop("SET NAMES utf8mb4").await.unwrap();
+    }
 }
 
 async fn on_all(bed: &Bed, setting: &str) {

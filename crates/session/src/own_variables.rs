@@ -102,7 +102,11 @@ impl Session {
             "socket" => Own::Text(String::new()),
             "hostname" => Own::Text(self.shared.hostname.clone()),
             "port" => Own::Number(self.shared.port.into()),
-            "version" => Own::Text(self.shared.server_version.clone()),
+            // What MariaDB greets with, and nowhere else, for old replicas.
+            "version" => {
+                let version = self.shared.server_version.as_str();
+                Own::Text(version.strip_prefix("5.5.5-").unwrap_or(version).to_owned())
+            }
             _ => match self.tracking_value(name)? {
                 (_, Some(number)) => Own::Flag(number != 0),
                 (text, None) => Own::Text(text),
@@ -138,6 +142,7 @@ impl Session {
     /// They stand where no value can.
     pub(crate) fn with_own_variables(&self, text: &[u8], plan: &Plan) -> Result<Option<Vec<u8>>, Stop> {
         let mut replacements: Vec<(Range<usize>, String)> = Vec::new();
+        let mut named: Vec<Range<usize>> = Vec::new();
         for name in plan.uses.system_vars.iter().filter(|name| OWN.contains(&name.as_str())) {
             // What this kind of server does not have, it refuses in its own words.
             let Some(own) = self.own_variable(name) else { continue };
@@ -156,13 +161,23 @@ impl Session {
                 let label =
                     String::from_utf8_lossy(text.get(span.clone()).unwrap_or_default()).replace('`', "");
                 let instead = if column { format!("{sql} AS `{label}`") } else { sql.clone() };
+                named.extend(column.then(|| span.clone()));
                 replacements.push((span, instead));
             }
         }
         if replacements.is_empty() {
             return Ok(None);
         }
-        replacements.sort_by_key(|(span, _)| span.start);
+        for column in usher_sql::unnamed_columns(text, self.mode) {
+            let has = |span: &Range<usize>| column.start <= span.start && span.end <= column.end;
+            let name = text.get(column.clone()).and_then(|name| std::str::from_utf8(name).ok());
+            if let Some(name) = name.filter(|_| !named.iter().any(has))
+                && replacements.iter().any(|(span, _)| has(span))
+            {
+                replacements.push((column.end..column.end, format!(" AS `{}`", name.replace('`', "``"))));
+            }
+        }
+        replacements.sort_by_key(|(span, _)| (span.end, span.start));
         let mut out = Vec::new();
         usher_sql::splice(text, &replacements, &mut out)
             .map_err(|_| unsupported("this use of a variable"))?;

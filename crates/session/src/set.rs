@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use usher_backend::{Lent, Settings};
 use usher_sql::effects::{Assignment, Constant, Scope, Set, Value};
-use usher_sql::{Mode, Plan, Target, effects};
+use usher_sql::{Kind, Mode, Plan, ShowKind, Target, effects};
 use usher_topology::ShardId;
+use usher_wire::caps::Caps;
 use usher_wire::collation;
 use usher_wire::packet::{Change, ErrPacket};
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
 use crate::execute::{Body, checkout_failure};
-use crate::query::{Text, packet, unsupported};
+use crate::query::{Text, is_temporary, packet, unsupported};
 use crate::session::{Served, Session, Stop, Transaction, Turn};
 use crate::set_global::is_global;
 use crate::text_prepare::server_error;
@@ -50,6 +51,11 @@ const FORBIDDEN: &[&str] = &[
     "rand_seed1",
     "rand_seed2",
 ];
+
+/// Sets `sql_big_selects`, too, and no server tells of that.
+const MAX_JOIN_SIZE: &str = "max_join_size";
+/// Variables whose setting is not all that there is to say: of `optimizer_switch` it names some flags only.
+const DEPENDS: &[&str] = &[MAX_JOIN_SIZE, "optimizer_switch"];
 
 /// A server's error for a schema that it has not.
 const UNKNOWN_DATABASE: u16 = 1049;
@@ -168,7 +174,10 @@ impl Session {
                 autocommit = self.truth(value);
                 return autocommit.is_some();
             }
-            edit(&mut edits, assignment, statement.text)
+            let typed = matches!(assignment, Assignment::UserVar { name, value }
+                if value.constant == Some(Constant::Null) && self.has_typed(name));
+            // NULL has the type of the value before.
+            !typed && edit(&mut edits, assignment, statement.text)
         });
         if !constant {
             edits.clear();
@@ -201,6 +210,12 @@ impl Session {
         self.answer_changes(&changes, turn).await
     }
 
+    /// Whether a variable has a value with a type.
+    fn has_typed(&self, name: &str) -> bool {
+        let value = self.settings.variable(&format!("@{name}"));
+        value.is_some_and(|sql| sql != usher_backend::NULL_USER_VARIABLE)
+    }
+
     /// Whether autocommit is turned on or off; `None` if that is not plain to see.
     fn truth(&self, value: &Value) -> Option<bool> {
         match value.constant {
@@ -224,10 +239,37 @@ impl Session {
     /// SET STATEMENT .. FOR: its settings hold for the one statement, so that it passes as it is.
     pub(crate) async fn set_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         let end = statement.digest.end.min(statement.text.len());
-        match effects::parse(statement.text.get(..end).unwrap_or_default(), self.mode) {
-            Ok(Some(Set::Statement { assignments, .. })) => check_allowed(&assignments)?,
+        let text = statement.text.get(..end).unwrap_or_default();
+        let inner = match effects::parse(text, self.mode) {
+            Ok(Some(Set::Statement { assignments, statement })) => {
+                check_allowed(&assignments)?;
+                text.get(statement..).unwrap_or_default()
+            }
             // A server words its own syntax errors.
             _ => return self.anywhere(plan, statement.packets, turn).await,
+        };
+        let of_inner = self.plan_of(inner);
+        let kind = of_inner.kind.clone();
+        let plan = &Plan { kind: kind.clone(), tables: of_inner.tables.clone(), ..plan.clone() };
+        match (kind, &plan.target) {
+            (Kind::Ddl(kind), _) if is_temporary(kind) || !self.changes_every_server(inner)? => {
+                let statement = Text { text: inner, ..statement };
+                return self.ddl(statement, plan, kind, turn).await;
+            }
+            (Kind::Load { local: true }, _) if !self.client.caps.has(Caps::LOCAL_FILES) => {
+                return Err(Stop::Pass(self.local_files_refused()));
+            }
+            (Kind::Handler | Kind::Ddl(_) | Kind::Set | Kind::SetStatement | Kind::Kill | Kind::Xa, _)
+            | (Kind::Show(ShowKind::Databases | ShowKind::Processlist), _) => {
+                return Err(not_with_settings());
+            }
+            (Kind::Execute(_), _) => {
+                let digest = usher_sql::Digest { end: inner.len(), ..statement.digest.clone() };
+                let statement = Text { text: inner, digest: &digest, ..statement };
+                return Box::pin(self.prepare_in_text(statement, plan, turn)).await;
+            }
+            (Kind::UnlockTables, _) => return self.anywhere(plan, statement.packets, turn).await,
+            _ => {}
         }
         match &plan.target {
             Target::Global => self.global(plan, statement, turn).await,
@@ -236,8 +278,13 @@ impl Session {
                 let key = self.values(statement).one_key(sources)?;
                 self.of_user(plan, key, Body::Text(statement.packets), None, turn).await
             }
-            _ => Err(unsupported("SET STATEMENT .. FOR this statement; set the variable before it")),
+            _ => Err(not_with_settings()),
         }
+    }
+
+    fn plan_of(&self, text: &[u8]) -> Arc<Plan> {
+        let digest = usher_sql::digest(text, self.mode, &mut Vec::new());
+        self.plan(text, &digest)
     }
 
     /// A server evaluates it, warns of it, and tells what the variables are now. What is plain to see need not be told.
@@ -259,8 +306,16 @@ impl Session {
             Assignment::UserVar { name, .. } => Some(name.clone()),
             _ => None,
         }));
+        if plan.uses.unknown_function.is_some() {
+            // MariaDB's functions may have OUT parameters.
+            let reads = plan.uses.reads_user_vars.clone();
+            plan.uses.writes_user_vars.extend(reads);
+        }
         if edits.is_empty() && !usher_sql::depends_on_version(statement.text, self.mode) {
             self.unknown_settings = assignments.iter().filter_map(unknown_setting).collect();
+            if self.unknown_settings.iter().any(|name| name == MAX_JOIN_SIZE) {
+                self.unknown_settings.push("sql_big_selects".to_owned());
+            }
         }
         self.edits = edits;
         // A value must not bind a transaction to a server: it is not asked for in one.
@@ -367,6 +422,10 @@ pub(crate) fn without_tracking(mut assignments: Vec<Assignment>) -> Option<Vec<A
         |assignment| !matches!(assignment, Assignment::Variable { name, .. } if name.starts_with(TRACKING)),
     );
     (!assignments.is_empty()).then_some(assignments)
+}
+
+pub(crate) fn not_with_settings() -> Stop {
+    unsupported("SET STATEMENT .. FOR this statement; set the variable before it")
 }
 
 fn is_unknown_database(payload: &[u8]) -> bool {
@@ -497,7 +556,7 @@ fn names_edit(charset: Option<&str>, collation: Option<&str>) -> Option<Edit> {
 
 fn variable_edit(name: &str, value: &Value, text: &[u8]) -> Option<Edit> {
     let is_mode_by_number = name == "sql_mode" && !matches!(value.constant, Some(Constant::Text(_)));
-    if NOT_SETTINGS.contains(&name) || is_mode_by_number {
+    if NOT_SETTINGS.contains(&name) || is_mode_by_number || DEPENDS.contains(&name) {
         return None;
     }
     match (&value.constant, literal(value, text)) {

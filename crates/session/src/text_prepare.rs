@@ -1,6 +1,7 @@
 //! PREPARE, EXECUTE and DEALLOCATE in text. The session keeps the texts; a connection is made to know one when it is to
 //! execute it. Statements of one user are executed as text with the variables' values in place.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use usher_backend::{BackendError, Fault, Lent, Settings, TEXT_VARIABLES};
@@ -18,7 +19,11 @@ use crate::prepared::hash_of;
 use crate::query::{Text, is_of_the_session, is_temporary, packet, unsupported};
 use crate::route::Place;
 use crate::session::{Bound, Served, Session, Stop, Transaction, Turn};
+use crate::set::not_with_settings;
 use crate::user_vars::Carried;
+
+/// Bytes of a text in a long variable that is prepared.
+const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// A statement that the client has prepared under a name.
 #[derive(Debug)]
@@ -100,13 +105,14 @@ impl Session {
                 let Some(named) = self.named.get(name.as_str()).cloned() else {
                     return Err(unknown(&name, "EXECUTE"));
                 };
-                match self.execute_named(&named, using.clone(), statement, turn).await {
+                match self.execute_named(&named, using.clone(), (statement, plan.has_settings), turn).await {
                     Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
-                        self.execute_named(&named, using, statement, turn).await
+                        self.execute_named(&named, using, (statement, plan.has_settings), turn).await
                     }
                     served => served,
                 }
             }
+            _ if plan.has_settings => Err(not_with_settings()),
             Some(Prepare::Immediate { source, using }) => {
                 use Counted::{ExecuteImmediate, StmtClose, StmtExecute, StmtPrepare};
                 self.count(&[ExecuteImmediate, StmtPrepare, StmtExecute, StmtClose]);
@@ -200,7 +206,7 @@ impl Session {
         &mut self,
         named: &Arc<Named>,
         using: Vec<Operand>,
-        statement: Text<'_>,
+        (statement, has_settings): (Text<'_>, bool),
         turn: Turn,
     ) -> Served {
         let own = (Arc::clone(&self.settings), self.schema_hash);
@@ -211,7 +217,12 @@ impl Session {
             self.schema_hash = self.shared.plans.schema_hash(Some(schema));
         }
         let (_, inner) = self.inner(&named.text, named.mode);
+        let mut inner = inner;
+        if has_settings {
+            Arc::make_mut(&mut inner).has_settings = true;
+        }
         let served = match self.is_relayed(&named.text, &inner, named.mode) {
+            false if has_settings => Err(not_with_settings()),
             true => {
                 self.naming = Some(Naming::Uses(Arc::clone(named)));
                 let served = self.relayed(&inner, statement, turn).await;
@@ -364,8 +375,44 @@ impl Session {
                 let expression = outer.get(span).unwrap_or_default();
                 Ok(bytes_of(self.evaluated(&[expression]).await?.pop().unwrap_or(Carried::Null)))
             }
+            Source::Variable(name) => match self.carried(&name) {
+                Ok(value) => Ok(bytes_of(value)),
+                Err(unknown) => self.text_of_variable(&name).await?.ok_or(unknown),
+            },
             known => self.known_source(known),
         }
+    }
+
+    /// The text in a variable that only the connection which holds it knows; `None` if no connection has one, or it is
+    /// longer than is kept.
+    async fn text_of_variable(&mut self, name: &str) -> Result<Option<Vec<u8>>, Stop> {
+        let Some(at) = self.bound.iter().position(has_variables) else { return Ok(None) };
+        let mut bound = self.bound.swap_remove(at);
+        let text = format!("SELECT {}", usher_backend::quoted_user_variable(name));
+        match bound.lent.query(text.as_bytes()).await {
+            Ok(reply) => {
+                self.put(bound, false);
+                let cell = reply.rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
+                Ok(cell.filter(|text| text.len() <= TEXT_BYTES_MAX))
+            }
+            Err(fault) => {
+                bound.lent.discard();
+                Err(self.lost_with_variables(&bound, &fault))
+            }
+        }
+    }
+
+    /// What the client is told when the connection that has its variables is gone.
+    fn lost_with_variables(&mut self, bound: &Bound, why: &dyn Display) -> Stop {
+        let id = match self.transaction {
+            Transaction::Open(shard) if shard == bound.shard => {
+                self.end_transaction();
+                ErrorId::BackendLostInTransaction
+            }
+            _ => ErrorId::SessionStateLost,
+        };
+        let failure = Failure::new(id).field("server", &bound.lent.server().name).note(why.to_string());
+        failure.executed(Executed::No).into()
     }
 
     /// What a server makes of expressions: with the session's settings and variables, and outside of its transaction, as
@@ -384,9 +431,7 @@ impl Session {
         if expressions.iter().any(asks) {
             return Err(unsupported("a query in this expression; put it into a @variable first"));
         }
-        let held =
-            |bound: &Bound| bound.pins.has(Reason::Variable, b"") || bound.pins.has(Reason::Procedure, b"");
-        if let Some(at) = self.bound.iter().position(held) {
+        if let Some(at) = self.bound.iter().position(has_variables) {
             // Some variables only this connection has.
             let mut bound = self.bound.swap_remove(at);
             let settings = Arc::clone(&self.settings);
@@ -402,15 +447,7 @@ impl Session {
                 self.put(bound, false);
                 return evaluated;
             }
-            let id = match self.transaction {
-                Transaction::Open(shard) if shard == bound.shard => {
-                    self.end_transaction();
-                    ErrorId::BackendLostInTransaction
-                }
-                _ => ErrorId::SessionStateLost,
-            };
-            let failure = Failure::new(id).field("server", &bound.lent.server().name);
-            return Err(failure.executed(Executed::No).into());
+            return Err(self.lost_with_variables(&bound, &"lost while it evaluated an expression"));
         }
         let writer = self.shared.directory.state().topology.shard(ShardId::GLOBAL).map(|shard| shard.writer);
         let writer = writer.ok_or_else(|| Failure::new(ErrorId::Bug).note("no global master"))?;
@@ -461,6 +498,10 @@ impl Session {
         }
         Ok(Carried::of(self.settings.variable(&format!("@{name}"))))
     }
+}
+
+fn has_variables(bound: &Bound) -> bool {
+    bound.pins.has(Reason::Variable, b"") || bound.pins.has(Reason::Procedure, b"")
 }
 
 /// A value as the text of a statement.

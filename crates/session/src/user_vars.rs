@@ -159,7 +159,7 @@ impl Session {
 /// A value as SQL that gives it again with its type, character set and collation, whatever the session's are.
 fn value(cells: &[Option<Vec<u8>>], (ty, flags): (u8, u16)) -> Option<String> {
     let [text, hex, charset, collation] = cells else { return None };
-    let Some(text) = text else { return Some(NULL_USER_VARIABLE.to_owned()) };
+    let Some(text) = text else { return Some(null(charset, collation, (ty, flags))) };
     if text.len() > VALUE_BYTES_MAX {
         return None;
     }
@@ -178,6 +178,21 @@ fn value(cells: &[Option<Vec<u8>>], (ty, flags): (u8, u16)) -> Option<String> {
             }
         }
     })
+}
+
+/// NULL as SQL: it has a type, by which a server makes columns.
+fn null(charset: &Option<Vec<u8>>, collation: &Option<Vec<u8>>, (ty, flags): (u8, u16)) -> String {
+    let word = |cell: &Option<Vec<u8>>| String::from_utf8(cell.clone()?).ok();
+    match (ty, word(charset), word(collation)) {
+        (TYPE_LONGLONG, ..) if flags & UNSIGNED != 0 => "CAST(NULL AS UNSIGNED)".to_owned(),
+        (TYPE_LONGLONG, ..) => "CAST(NULL AS SIGNED)".to_owned(),
+        (TYPE_DECIMAL, ..) => "CAST(NULL AS DECIMAL(65, 30))".to_owned(),
+        (TYPE_DOUBLE, ..) => "CAST(NULL AS DOUBLE)".to_owned(),
+        (_, Some(charset), Some(collation)) if charset != "binary" => {
+            format!("CAST(NULL AS CHAR CHARACTER SET {charset}) COLLATE {collation}")
+        }
+        _ => NULL_USER_VARIABLE.to_owned(),
+    }
 }
 
 /// A variable's value, read out of the settings that carry it.
@@ -199,7 +214,7 @@ pub(crate) enum Carried {
 impl Carried {
     /// `None` is a variable that was never set.
     pub(crate) fn of(sql: Option<&str>) -> Self {
-        let Some(sql) = sql.filter(|sql| *sql != NULL_USER_VARIABLE) else { return Self::Null };
+        let Some(sql) = sql.filter(|sql| !sql.starts_with("CAST(NULL AS ")) else { return Self::Null };
         if let Some(number) = sql.strip_prefix("CAST(").and_then(|sql| sql.strip_suffix(" AS UNSIGNED)")) {
             return Self::Number(number.to_owned());
         }
@@ -266,5 +281,14 @@ mod tests {
         );
         assert_eq!(said("a", "61", "binary", "binary", 250, 0).as_deref(), Some("x'61'"));
         assert_eq!(value(&[None, None, None, None], (6, 0)).as_deref(), Some(NULL_USER_VARIABLE));
+        let (charset, collation) = (Some(b"latin1".to_vec()), Some(b"latin1_bin".to_vec()));
+        for (of, sql) in [
+            ((TYPE_LONGLONG, 0x20), "CAST(NULL AS UNSIGNED)"),
+            ((TYPE_DOUBLE, 0), "CAST(NULL AS DOUBLE)"),
+            ((251, 0), "CAST(NULL AS CHAR CHARACTER SET latin1) COLLATE latin1_bin"),
+        ] {
+            assert_eq!(value(&[None, None, charset.clone(), collation.clone()], of).as_deref(), Some(sql));
+            assert_eq!(Carried::of(Some(sql)), Carried::Null);
+        }
     }
 }

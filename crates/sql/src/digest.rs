@@ -97,7 +97,8 @@ pub(crate) fn is_stored_program(text: &[u8], mode: Mode) -> bool {
     let mut words = behind_settings(words).take(24);
     match words.next().as_deref() {
         Some(b"BEGIN") => words.next().as_deref() == Some(b"NOT"),
-        Some(b"FOR" | b"WHILE" | b"LOOP" | b"REPEAT" | b"IF" | b"CASE") => true,
+        // In sql_mode ORACLE a block may begin with its variables.
+        Some(b"FOR" | b"WHILE" | b"LOOP" | b"REPEAT" | b"IF" | b"CASE" | b"DECLARE") => true,
         Some(b"CREATE" | b"ALTER") => {
             for word in words {
                 match word.as_slice() {

@@ -225,6 +225,7 @@ fn second_statements_are_found() {
     );
     assert_eq!(second("BEGIN NOT ATOMIC SELECT 1; SELECT 2; END"), None);
     assert_eq!(second("FOR i IN 1..3 DO INSERT INTO t VALUES (i); END FOR"), None);
+    assert_eq!(second("DECLARE a INT; BEGIN SELECT 1; END"), None);
     assert_eq!(second("a: LOOP SELECT 1; LEAVE a; END LOOP"), None);
     assert_eq!(
         second("SET STATEMENT max_statement_time = 1 FOR CREATE PROCEDURE p() BEGIN SELECT 1; END"),

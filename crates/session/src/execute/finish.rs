@@ -73,7 +73,7 @@ impl Session {
         if !failed && !self.edits.is_empty() {
             self.take_over_edits(&mut bound.lent);
         }
-        if plan.kind == PlanKind::SetStatement {
+        if plan.has_settings {
             // MariaDB tells with this answer what held for it, and with the next one that it has taken it back.
             bound.lent.dirty |= !outcome.variables.is_empty();
         } else if !outcome.variables.is_empty() {

@@ -262,7 +262,11 @@ fn set(context: Context<'_, '_>, range: Range<usize>, survey: &Survey<'_>) -> Pl
     if tokens.is_word(range.start + 1, "STATEMENT") {
         let inner = tokens.find(range.clone(), |at| tokens.is_word(at, "FOR"));
         return match inner {
-            Some(at) => Plan { kind: Kind::SetStatement, ..statement(context, at + 1..range.end, survey) },
+            Some(at) => Plan {
+                kind: Kind::SetStatement,
+                has_settings: true,
+                ..statement(context, at + 1..range.end, survey)
+            },
             None => Plan::simple(Kind::SetStatement, Target::Global),
         };
     }

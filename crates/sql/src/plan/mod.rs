@@ -46,6 +46,8 @@ pub struct Plan {
     /// It lists system variables or figures of the server, perhaps with the session's values: SHOW VARIABLES, SHOW STATUS,
     /// and what names their tables.
     pub of_variables: bool,
+    /// MariaDB's SET STATEMENT .. FOR stands before it: its settings end with it.
+    pub has_settings: bool,
     /// Session state that it reads or leaves.
     pub uses: Uses,
     /// Schemas that it can reach, and whether it is an administrator's.
@@ -378,6 +380,7 @@ impl Plan {
             nothing: Vec::new(),
             of_catalog: false,
             of_variables: false,
+            has_settings: false,
             uses: Uses::default(),
             reach: Reach::default(),
             insert: None,
