@@ -84,6 +84,8 @@ pub struct Limits {
     pub patience_ms: u64,
     /// The longest a move or a flip waits for running transactions to end before it gives up.
     pub drain_ms: u64,
+    /// The longest an online move holds the user's writes at its cutover; it lets go then and tries again later.
+    pub cutover_ms: u64,
     /// Rows of one batch of a copy or a purge.
     pub batch_rows_max: usize,
     /// Bytes of one batch of a copy.
@@ -149,6 +151,7 @@ impl Default for Limits {
             watermarks_max: 100_000,
             patience_ms: 3_000,
             drain_ms: 5_000,
+            cutover_ms: 5_000,
             batch_rows_max: 1_000,
             batch_bytes_max: 4 << 20,
             purge_delay_s: 900,

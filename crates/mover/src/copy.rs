@@ -144,7 +144,7 @@ async fn read_table(
     }
 }
 
-fn size(value: &Value) -> usize {
+pub(crate) fn size(value: &Value) -> usize {
     match value {
         Value::Bytes(bytes) => bytes.len() + 4,
         _ => 8,

@@ -94,6 +94,10 @@ pub struct Facts {
     pub phase: Phase,
     /// What the operator asked for.
     pub wish: Wish,
+    /// The rows are copied while the user writes; otherwise while writes are refused.
+    pub online: bool,
+    /// The cutover has failed or outlasted its time: the user must be let go before it is tried again.
+    pub overdue: bool,
     /// Where from.
     pub src: ShardId,
     /// Where to.
@@ -140,6 +144,15 @@ pub enum Step {
     Reconfirm,
     /// Open (or adopt) the progress row on the target, ownership incoming.
     Prepare,
+    /// Online: place the rows and what changes them, until little is left to follow.
+    Follow,
+    /// Online: apply what the source has logged up to its lock.
+    Tail,
+    /// Online: directory locked -> moving again, with this ownership generation: the cutover took too long.
+    Unlock {
+        /// Generation that the source's ownership row shall show.
+        own_gen: Generation,
+    },
     /// Place the rows.
     Copy,
     /// The copy has been closed before: only record the stage.
@@ -242,18 +255,30 @@ pub fn decide(facts: &Facts) -> Step {
 }
 
 fn before_commit(facts: &Facts) -> Step {
+    let state = (facts.directory.state, facts.directory.ours);
+    if facts.overdue && state == (UserState::Locked, true) {
+        match facts.progress {
+            Some(ProgressFact::Open { mine: true }) => {
+                return Step::Unlock { own_gen: own_gen_after_abort(facts) };
+            }
+            // First no older mover may be able to close it any more.
+            Some(ProgressFact::Open { mine: false }) => return Step::Prepare,
+            // All that is left is the commit.
+            _ => {}
+        }
+    }
     let drained = facts.phase >= Phase::Drained;
     if drained && facts.epochs_at_drain != Some(facts.epochs_now) {
         return Step::Reconfirm;
     }
-    let state = (facts.directory.state, facts.directory.ours);
     match facts.phase {
         Phase::Registered => match state {
             (UserState::Active, _) => Step::Fence,
             (UserState::Moving, true) => Step::FenceBarrier,
             _ => Step::Stop(Contradiction::Directory),
         },
-        Phase::Fenced => match state {
+        Phase::Fenced | Phase::CaughtUp => match state {
+            (UserState::Moving, true) if facts.online => follow(facts),
             (UserState::Moving, true) => Step::Lock,
             (UserState::Locked, true) => Step::LockBarrier,
             _ => Step::Stop(Contradiction::Directory),
@@ -262,6 +287,24 @@ fn before_commit(facts: &Facts) -> Step {
         Phase::Locked => drain(facts),
         _ if !source_is_locked(facts) => Step::Stop(Contradiction::Source),
         phase => place(phase, facts),
+    }
+}
+
+/// While the user writes. A mover that takes over catches up before it locks the user.
+fn follow(facts: &Facts) -> Step {
+    match facts.source {
+        Some(own) if own.state == OwnState::Owned && own.own_gen == facts.directory.own_gen => {}
+        // A cutover was broken off; until the row is the source's again no write of the user succeeds.
+        Some(own) if own.state == OwnState::Owned && own.own_gen < facts.directory.own_gen => return Step::Reown,
+        _ if source_is_locked(facts) => return Step::Reown,
+        _ => return Step::Stop(Contradiction::Source),
+    }
+    let incoming = facts.target.is_some_and(|own| own.state == OwnState::Incoming && own.ours);
+    match (facts.phase, facts.progress) {
+        (_, None | Some(ProgressFact::Open { mine: false })) => Step::Prepare,
+        (Phase::CaughtUp, Some(ProgressFact::Open { .. })) if incoming => Step::Lock,
+        (_, Some(ProgressFact::Open { .. })) if incoming => Step::Follow,
+        _ => Step::Stop(Contradiction::Target),
     }
 }
 
@@ -286,6 +329,7 @@ fn place(phase: Phase, facts: &Facts) -> Step {
     match (phase, facts.progress) {
         (Phase::Drained, None) => Step::Prepare,
         (_, Some(ProgressFact::Open { mine: false })) => Step::Prepare,
+        (Phase::Drained, Some(ProgressFact::Open { .. })) if incoming && facts.online => Step::Tail,
         (Phase::Drained, Some(ProgressFact::Open { .. })) if incoming => Step::Copy,
         (Phase::Drained, Some(ProgressFact::Closed)) if ready => Step::RecordCopied,
         (Phase::Copied, Some(ProgressFact::Open { .. })) if incoming => Step::Verify,
@@ -346,10 +390,11 @@ fn abort(facts: &Facts) -> Step {
 }
 
 /// Before the directory is locked no mover can have touched the source's row. After it, one that has lost its lease
-/// may still raise it by one, so the generation goes past what that one would write.
+/// may still raise it by one, so the generation goes past what that one would write. The same while the row is still
+/// locked from a cutover that was broken off.
 fn own_gen_after_abort(facts: &Facts) -> Generation {
     let now = facts.directory.own_gen.0;
-    if facts.directory.state != UserState::Locked {
+    if facts.directory.state != UserState::Locked && !source_is_locked(facts) {
         return facts.directory.own_gen;
     }
     Generation(facts.source.map_or(now, |own| own.own_gen.0).max(now) + 2)

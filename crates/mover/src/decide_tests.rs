@@ -18,6 +18,8 @@ impl World {
             facts: Facts {
                 phase: Phase::Registered,
                 wish: Wish::Run,
+                online: false,
+                overdue: false,
                 src: SRC,
                 dst: DST,
                 directory: DirectoryFact {
@@ -37,6 +39,12 @@ impl World {
                 purge_due: true,
             },
         }
+    }
+
+    fn online() -> Self {
+        let mut world = Self::new();
+        world.facts.online = true;
+        world
     }
 
     fn cas(&mut self, state: UserState, phase: Phase) {
@@ -84,7 +92,14 @@ impl World {
         match step {
             Step::Fence => self.cas(UserState::Moving, Phase::Registered),
             Step::FenceBarrier => self.facts.phase = Phase::Fenced,
-            Step::Lock => self.cas(UserState::Locked, Phase::Fenced),
+            Step::Lock => self.cas(UserState::Locked, self.facts.phase),
+            Step::Follow => self.facts.phase = Phase::CaughtUp,
+            Step::Tail => self.facts.phase = Phase::Copied,
+            Step::Unlock { own_gen } => {
+                self.facts.directory.own_gen = own_gen;
+                self.facts.overdue = false;
+                self.cas(UserState::Moving, Phase::Fenced);
+            }
             Step::LockBarrier => self.facts.phase = Phase::Locked,
             Step::DrainStandby => self.facts.phase = Phase::Drained,
             Step::Reconfirm => {
@@ -92,6 +107,9 @@ impl World {
                 self.facts.epochs_at_drain = Some(self.facts.epochs_now);
             }
             Step::Prepare => {
+                if self.facts.phase == Phase::CaughtUp {
+                    self.facts.phase = Phase::Fenced;
+                }
                 self.facts.progress = Some(ProgressFact::Open { mine: true });
                 self.facts.target = Self::own(OwnState::Incoming, 0);
             }
@@ -188,20 +206,68 @@ impl World {
     }
 }
 
+const MODES: [fn() -> World; 2] = [World::new, World::online];
+
 #[test]
 fn an_undisturbed_move_ends_on_the_target() {
-    let mut world = World::new();
-    world.run(usize::MAX);
-    assert_eq!(world.facts.phase, Phase::Finished);
-    assert_eq!(world.facts.directory.shard, DST);
-    world.assert_whole();
+    for new in MODES {
+        let mut world = new();
+        world.run(usize::MAX);
+        assert_eq!(world.facts.phase, Phase::Finished);
+        assert_eq!(world.facts.directory.shard, DST);
+        world.assert_whole();
+    }
+}
+
+#[test]
+fn an_online_cutover_that_takes_too_long_lets_the_user_go_and_is_tried_again() {
+    let parts = World::online().run(usize::MAX);
+    for late in 1..=parts {
+        for crash in 1..8 {
+            let mut world = World::online();
+            world.run(late);
+            let locked = world.facts.directory.state == UserState::Locked;
+            let open = matches!(world.facts.progress, Some(ProgressFact::Open { .. }));
+            world.facts.overdue = true;
+            // The crash has cost the mover its epoch: it takes the progress row over first.
+            assert!(!locked || (decide(&world.facts) == Step::Prepare) == open, "{world:?}");
+            if let Some(ProgressFact::Open { mine }) = &mut world.facts.progress {
+                *mine = true;
+            }
+            let unlocks = locked && open;
+            assert_eq!(matches!(decide(&world.facts), Step::Unlock { .. }), unlocks, "{world:?}");
+            // Whether it is late is known to one mover alone.
+            world.run(crash);
+            world.facts.overdue = false;
+            world.run(usize::MAX);
+            assert_eq!((world.facts.phase, world.facts.directory.shard), (Phase::Finished, DST));
+            world.assert_whole();
+        }
+    }
+}
+
+#[test]
+fn a_user_is_locked_only_by_a_mover_that_has_caught_up_itself() {
+    let mut world = World::online();
+    world.until(Phase::CaughtUp);
+    assert_eq!(decide(&world.facts), Step::Lock);
+    world.facts.progress = Some(ProgressFact::Open { mine: false });
+    assert_eq!(decide(&world.facts), Step::Prepare);
+    world.one(Step::Prepare);
+    assert_eq!(decide(&world.facts), Step::Follow);
 }
 
 #[test]
 fn every_crash_point_resumes_to_the_end() {
-    let parts = World::new().run(usize::MAX);
+    for new in MODES {
+        every_crash_point_resumes(new);
+    }
+}
+
+fn every_crash_point_resumes(new: fn() -> World) {
+    let parts = new().run(usize::MAX);
     for crash in 1..=parts {
-        let mut world = World::new();
+        let mut world = new();
         world.run(crash);
         world.run(usize::MAX);
         assert_eq!(world.facts.phase, Phase::Finished, "crash after part {crash}");
@@ -211,12 +277,25 @@ fn every_crash_point_resumes_to_the_end() {
 
 #[test]
 fn every_point_can_be_aborted_and_an_abort_may_crash_too() {
-    let parts = World::new().run(usize::MAX);
+    for new in MODES {
+        every_point_can_be_aborted(new, false);
+    }
+    // Also a cutover that was broken off before.
+    every_point_can_be_aborted(World::online, true);
+}
+
+fn every_point_can_be_aborted(new: fn() -> World, overdue: bool) {
+    let parts = new().run(usize::MAX);
     for point in 0..=parts {
         for crash in 1..10 {
-            let mut world = World::new();
+            let mut world = new();
             if point > 0 {
                 world.run(point);
+            }
+            if overdue {
+                world.facts.overdue = true;
+                world.run(1);
+                world.facts.overdue = false;
             }
             let committed = world.facts.phase.is_committed();
             world.facts.wish = Wish::Abort;
@@ -235,9 +314,15 @@ fn every_point_can_be_aborted_and_an_abort_may_crash_too() {
 
 #[test]
 fn a_flip_after_the_drain_goes_through_the_stages_again() {
-    let parts = World::new().run(usize::MAX);
+    for new in MODES {
+        a_flip_at_any_point(new);
+    }
+}
+
+fn a_flip_at_any_point(new: fn() -> World) {
+    let parts = new().run(usize::MAX);
     for point in 1..=parts {
-        let mut world = World::new();
+        let mut world = new();
         world.run(point);
         world.facts.epochs_now.0.0 += 1;
         world.facts.epochs_now.1.0 += 1;

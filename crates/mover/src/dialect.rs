@@ -18,6 +18,19 @@ pub(crate) async fn last_position(conn: &mut Conn, family: Family) -> mysql_asyn
     Ok(position.flatten().unwrap_or_default().replace(['\n', ' '], ""))
 }
 
+/// A position that the server's own log goes on behind.
+///
+/// # Errors
+/// The driver's own.
+pub(crate) async fn logged_position(conn: &mut Conn, family: Family) -> mysql_async::Result<String> {
+    let query = match family {
+        Family::MariaDb => "SELECT @@global.gtid_binlog_pos",
+        Family::MySql => "SELECT @@global.gtid_executed",
+    };
+    let position: Option<Option<String>> = conn.query_first(query).await?;
+    Ok(position.flatten().unwrap_or_default().replace(['\n', ' '], ""))
+}
+
 /// Settings of a session that reads and places rows bytewise. The short `wait_timeout` ends the open transaction of a
 /// mover that stands still, which the one that takes over may be waiting for.
 pub(crate) fn session_settings(family: Family) -> Vec<&'static str> {

@@ -1,6 +1,7 @@
 //! What can go wrong with a move. Each error has a stable name and says whether anything was changed.
 
 use thiserror::Error;
+use usher_stream::StreamError;
 use usher_topology::{Key, MoveId};
 
 use crate::{Contradiction, Phase, UnknownPhase};
@@ -43,9 +44,6 @@ pub enum MoveError {
         /// Why.
         reason: String,
     },
-    /// Nothing was changed.
-    #[error("online moves are not supported yet: use --locked")]
-    ModeNotSupported,
     /// Nothing was changed.
     #[error("there is no move {0}")]
     NoSuchMove(String),
@@ -102,6 +100,22 @@ pub enum MoveError {
         target_rows: u64,
         /// `agree` or `differ`.
         sums: &'static str,
+    },
+    /// The source's binlog can't be followed, or what it says not be applied.
+    #[error("{server}: {source}")]
+    Stream {
+        /// Whose log, or where it was applied.
+        server: String,
+        /// Why.
+        source: usher_stream::StreamError,
+    },
+    /// The cutover has outlasted its time. The user is let go, and it is tried again later.
+    #[error("move {id}: the cutover took longer than {budget_ms} ms and was broken off (limits.cutover_ms)")]
+    CutoverLate {
+        /// The move.
+        id: MoveId,
+        /// The time it had.
+        budget_ms: u64,
     },
     /// A standby or replica does not follow.
     #[error("{server} has not executed {position} within {after_ms} ms")]
@@ -269,6 +283,38 @@ pub enum Refusal {
         /// The server.
         server: String,
     },
+    /// Changed rows could not be told apart.
+    #[error(
+        "table {table}: column {column} ({kind}) of its primary key can't be followed in the binlog; move with --locked"
+    )]
+    OnlineKey {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        kind: String,
+    },
+    /// The log does not show what cascades do.
+    #[error(
+        "table {table}: what its foreign key {constraint} cascades is not in MariaDB's binlog; move with --locked"
+    )]
+    OnlineCascade {
+        /// The table.
+        table: String,
+        /// The foreign key.
+        constraint: String,
+    },
+    /// The log lacks what is needed to follow it.
+    #[error("{server} must log with {setting} (it is {value}); or move with --locked")]
+    Binlog {
+        /// The server.
+        server: String,
+        /// What is needed.
+        setting: String,
+        /// What there is.
+        value: String,
+    },
     /// MariaDB on one side and MySQL on the other.
     #[error("{source_server} and {target_server} are of different families (MariaDB and MySQL)")]
     Families {
@@ -320,7 +366,6 @@ impl MoveError {
             Self::AlreadyThere { .. } => "already_there",
             Self::AlreadyMoving { .. } => "already_moving",
             Self::Pinned { .. } => "pinned",
-            Self::ModeNotSupported => "mode_not_supported",
             Self::NoSuchMove(_) => "no_such_move",
             Self::Over { .. } => "move_over",
             Self::Committed { .. } => "move_committed",
@@ -329,6 +374,8 @@ impl MoveError {
             Self::Leased { .. } => "move_leased",
             Self::LostLease(_) => "lease_lost",
             Self::Different { .. } => "rows_differ",
+            Self::Stream { .. } => "binlog",
+            Self::CutoverLate { .. } => "cutover_late",
             Self::Behind { .. } => "copy_behind",
             Self::Stopped { .. } => "move_stopped",
             Self::Overtaken(_) => "overtaken",
@@ -347,6 +394,14 @@ impl MoveError {
         move |source| Self::Server { server, source }
     }
 
+    /// With the name of the server whose log it was, or where it was applied.
+    pub(crate) fn stream(server: &str, error: StreamError) -> Self {
+        match error {
+            StreamError::Server(source) => Self::Server { server: server.to_owned(), source },
+            source => Self::Stream { server: server.to_owned(), source },
+        }
+    }
+
     pub(crate) fn remedy(&self) -> Remedy {
         use usher_directory::Error as D;
         match self {
@@ -355,8 +410,11 @@ impl MoveError {
             Self::Server { source: mysql_async::Error::Server(error), .. } if !is_transient(error.code) => {
                 Remedy::Undo
             }
+            Self::Stream { source: StreamError::Ended | StreamError::Silent(_), .. } => Remedy::Retry,
+            Self::Stream { .. } => Remedy::Undo,
             Self::Directory(_)
             | Self::Server { .. }
+            | Self::CutoverLate { .. }
             | Self::Behind { .. }
             | Self::Overtaken(_)
             | Self::NotWriter { .. } => Remedy::Retry,

@@ -3,7 +3,7 @@
 
 use crate::Result;
 
-/// Every point that a locked move passes, in order; those of an abort at the end.
+/// Every point that a move passes, in the order of a locked one; those of an abort at the end.
 pub const POINTS: &[&str] = &[
     "registered",
     "fence.cas",
@@ -16,6 +16,10 @@ pub const POINTS: &[&str] = &[
     "chunk.selected",
     "chunk.before_commit",
     "chunk.after_commit",
+    "event.before_commit",
+    "event.after_commit",
+    "caught_up",
+    "cut.tail",
     "copied",
     "cut.verify2",
     "cut.closed",
@@ -29,6 +33,7 @@ pub const POINTS: &[&str] = &[
     "purge.intent",
     "purge.batch",
     "purge.done",
+    "cut.unlocked",
     "abort.cas",
     "abort.reown",
     "abort.cancel",

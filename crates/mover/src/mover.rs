@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -66,9 +66,6 @@ impl Mover {
     /// # Errors
     /// Each reason by its name; nothing was changed then. After [`DirectoryError::Timeout`] see [`Mover::list`].
     pub async fn request(&self, start: &StartMove) -> Result<MoveId> {
-        if start.mode == MoveMode::Online {
-            return Err(MoveError::ModeNotSupported);
-        }
         let state = usher_directory::State::load(self.global()).await?;
         let dst = state
             .topology
@@ -248,6 +245,10 @@ impl Mover {
             clock: Mutex::default(),
             given_up: AtomicBool::new(false),
             wish: watch::Sender::new(wish_of(row.want)),
+            online: row.mode == MoveMode::Online,
+            overdue: AtomicBool::new(false),
+            cutovers: AtomicU32::new(0),
+            follower: tokio::sync::Mutex::default(),
         }
     }
 

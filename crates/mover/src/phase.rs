@@ -12,7 +12,9 @@ pub enum Phase {
     Registered,
     /// Every proxy checks the ownership row in the user's write transactions.
     Fenced,
-    /// Every proxy refuses the user's writes.
+    /// Online only: all rows are on the target, and what changes them on the source follows closely.
+    CaughtUp,
+    /// Every proxy refuses the user's writes, or holds them.
     Locked,
     /// The source's ownership row is locked, on both members: no write of the user can commit there.
     Drained,
@@ -45,9 +47,10 @@ pub struct UnknownPhase(pub String);
 
 impl Phase {
     /// All of them, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Registered,
         Self::Fenced,
+        Self::CaughtUp,
         Self::Locked,
         Self::Drained,
         Self::Copied,
@@ -68,6 +71,7 @@ impl Phase {
         match self {
             Self::Registered => "registered",
             Self::Fenced => "fenced",
+            Self::CaughtUp => "caught_up",
             Self::Locked => "locked",
             Self::Drained => "drained",
             Self::Copied => "copied",

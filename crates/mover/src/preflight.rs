@@ -5,7 +5,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use usher_directory::State;
 use usher_directory::rows::{TableKind, TableState};
-use usher_directory::server::{prepared_branches, reached};
+use usher_directory::server::{Family, prepared_branches, reached};
 use usher_topology::{Key, Shard, ShardState};
 
 use crate::decide::OwnState;
@@ -22,6 +22,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) key: &'a Key,
     pub(crate) id: usher_topology::MoveId,
     pub(crate) own_gen: usher_topology::Generation,
+    /// The rows are copied while they change.
+    pub(crate) online: bool,
 }
 
 /// All checks; returns nothing, as every step reads what it needs anew.
@@ -53,11 +55,21 @@ pub(crate) async fn check(
         // The copy inserts on the target, the purge deletes on either.
         no_triggers(&mut target, table).await?;
         no_triggers(&mut source, table).await?;
+        if subject.online {
+            followable(&mut source, table).await?;
+        }
         empty(&mut target, dst, there, subject.key).await?;
     }
     ownership(&mut source, &mut target, src, dst, subject).await?;
     sessions.keep(target);
     sessions.keep(source);
+    if subject.online {
+        for server in &src.servers {
+            if src.writer == server.id || src.standby().is_some_and(|standby| standby.id == server.id) {
+                logs_rows(sessions, server).await?;
+            }
+        }
+    }
     follows(sessions, src, standby_ms).await?;
     follows(sessions, dst, standby_ms).await
 }
@@ -158,6 +170,53 @@ async fn no_triggers(session: &mut Session, table: &Table) -> Result<()> {
             Err(Refusal::Trigger { table: table.label(), trigger, server: session.server.clone() }.into())
         }
     }
+}
+
+/// Whether the table's changes can be followed in the log.
+async fn followable(source: &mut Session, table: &Table) -> Result<()> {
+    for &at in &table.keyset {
+        let column = &table.columns[at];
+        if !column.identifies() {
+            let (table, column, kind) = (table.label(), column.name.clone(), column.data_type.clone());
+            return Err(Refusal::OnlineKey { table, column, kind }.into());
+        }
+    }
+    // MariaDB's log has nothing of what a cascade does.
+    if source.family != Family::MariaDb {
+        return Ok(());
+    }
+    let cascade: Option<(String, String)> = source
+        .conn
+        .exec_first(
+            "SELECT constraint_name, referenced_table_name FROM information_schema.referential_constraints \
+             WHERE constraint_schema = ? AND table_name = ? \
+             AND (delete_rule IN ('CASCADE', 'SET NULL') OR update_rule IN ('CASCADE', 'SET NULL')) LIMIT 1",
+            (table.schema.as_str(), table.name.as_str()),
+        )
+        .await
+        .map_err(source.error())?;
+    match cascade {
+        None => Ok(()),
+        Some((constraint, _)) => Err(Refusal::OnlineCascade { table: table.label(), constraint }.into()),
+    }
+}
+
+/// Whether the server logs whole rows with their columns' names.
+async fn logs_rows(sessions: &Sessions, server: &usher_topology::Server) -> Result<()> {
+    let mut session = sessions.on(server).await?;
+    for (setting, wanted) in
+        [("binlog_format", "ROW"), ("binlog_row_image", "FULL"), ("binlog_row_metadata", "FULL"), ("log_bin", "1")]
+    {
+        let value: Option<String> =
+            session.conn.query_first(format!("SELECT @@global.{setting}")).await.map_err(session.error())?;
+        let value = value.unwrap_or_default();
+        if !value.eq_ignore_ascii_case(wanted) {
+            let setting = format!("{setting} = {wanted}");
+            return Err(Refusal::Binlog { server: session.server, setting, value }.into());
+        }
+    }
+    sessions.keep(session);
+    Ok(())
 }
 
 async fn empty(target: &mut Session, dst: &Shard, table: &Table, key: &Key) -> Result<()> {
@@ -270,6 +329,7 @@ mod tests {
             name: "t".into(),
             key_column: "user_id".into(),
             key_is_text: false,
+            key_folds_case: false,
             columns: Vec::new(),
             keyset: Vec::new(),
             has_primary_key: true,

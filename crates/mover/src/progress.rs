@@ -44,6 +44,11 @@ impl LockClock {
         self.since.map(|since| self.before_ms.saturating_add(millis(since)))
     }
 
+    /// The time of this run alone.
+    pub(crate) fn since_begin(&self) -> Option<Duration> {
+        self.since.map(|since| since.elapsed())
+    }
+
     /// They are taken again.
     pub(crate) fn end(&mut self) -> Option<u64> {
         let total = self.read();

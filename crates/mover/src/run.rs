@@ -2,7 +2,7 @@
 //! wait. Reports progress and keeps the lease while a step works.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use usher_topology::{Key, MoveId, Server, Shard, ShardState};
 
 use crate::decide::{Contradiction, DirectoryFact, Facts, Step, UserState, Waiting, Wish, decide};
 use crate::error::Remedy;
+use crate::follow::Follower;
 use crate::progress::{Counters, Estimate, LockClock, minutes};
 use crate::sessions::Sessions;
 use crate::shard_rows;
@@ -60,6 +61,14 @@ pub(crate) struct Run {
     pub(crate) given_up: AtomicBool,
     /// What the operator wants, as last read; a copy looks at it between batches.
     pub(crate) wish: watch::Sender<Wish>,
+    /// The rows are copied while they change.
+    pub(crate) online: bool,
+    /// Online: the cutover under way is to be broken off.
+    pub(crate) overdue: AtomicBool,
+    /// Online: cutovers that were broken off.
+    pub(crate) cutovers: AtomicU32,
+    /// Online: the source's log, open between the steps.
+    pub(crate) follower: tokio::sync::Mutex<Option<Follower>>,
 }
 
 /// What the rows say, with the rows themselves where a step needs them.
@@ -131,6 +140,9 @@ impl Run {
             };
             tracing::warn!(move_id = %self.id, error = %failed, "a step of a move has failed");
             let remedy = failed.remedy();
+            if remedy != Remedy::Leave && self.break_off(&failed).await {
+                continue;
+            }
             if remedy == Remedy::Leave {
                 self.note_error(&failed).await;
                 return Err(failed);
@@ -175,7 +187,21 @@ impl Run {
             Step::Wait(Waiting::Shards) => Ok(Some(Outcome::Waiting)),
             Step::Wait(Waiting::PurgeTime) => Ok(Some(Outcome::PurgePending)),
             Step::Stop(contradiction) => Err(MoveError::Stopped { id: self.id, contradiction }),
-            step => self.take(step, &picture).await.map(|()| None),
+            step => self.take_in_time(step, &picture).await.map(|()| None),
+        }
+    }
+
+    /// Takes a step; those of an online cutover, while writes are held, within its time.
+    async fn take_in_time(&self, step: Step, now: &Picture) -> Result<()> {
+        let undoes = now.facts.overdue || matches!(step, Step::Reown | Step::AbortDirectory { .. });
+        if !self.is_cutting_over(&now.facts) || undoes {
+            return self.take(step, now).await;
+        }
+        let budget = Duration::from_millis(self.limits.cutover_ms);
+        let spent = self.clock.lock().since_begin().unwrap_or_default();
+        match tokio::time::timeout(budget.saturating_sub(spent), self.take(step, now)).await {
+            Ok(taken) => taken,
+            Err(_) => Err(MoveError::CutoverLate { id: self.id, budget_ms: self.limits.cutover_ms }),
         }
     }
 
@@ -244,6 +270,8 @@ impl Run {
         let (src, dst) = (shard(state, row.src)?, shard(state, row.dst)?);
         Ok(Facts {
             phase,
+            online: self.online,
+            overdue: self.overdue.load(Ordering::Relaxed),
             wish: if self.given_up.load(Ordering::Relaxed) { Wish::Abort } else { wish_of(row.want) },
             src: row.src,
             dst: row.dst,

@@ -8,6 +8,7 @@ use usher_topology::{Generation, Key, MoveId};
 
 use crate::decide::{OwnFact, OwnState, ProgressFact};
 use crate::dialect::last_position;
+use crate::follow::Done;
 use crate::sessions::Session;
 use crate::{MoveError, Result};
 
@@ -151,22 +152,24 @@ pub(crate) struct Progress {
     pub(crate) place: Vec<String>,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
+    /// Online: behind what has been applied of the source's log.
+    pub(crate) position: Option<String>,
 }
 
-type ProgressRow = (u64, String, Option<String>, Option<Vec<u8>>, u64, u64);
+type ProgressRow = (u64, String, Option<String>, Option<Vec<u8>>, u64, u64, Option<String>);
 
 /// Reads the progress row.
 pub(crate) async fn progress(session: &mut Session, id: MoveId, epoch: u64) -> Result<Option<Progress>> {
     let row: Option<ProgressRow> = session
         .conn
         .exec_first(
-            "SELECT mover_epoch, status, table_done, last_pk, rows_done, bytes_done FROM usher.move_progress \
-             WHERE move_id = ?",
+            "SELECT mover_epoch, status, table_done, last_pk, rows_done, bytes_done, src_gtid \
+             FROM usher.move_progress WHERE move_id = ?",
             (id.0,),
         )
         .await
         .map_err(session.error())?;
-    let Some((mover_epoch, status, table, place, rows, bytes)) = row else { return Ok(None) };
+    let Some((mover_epoch, status, table, place, rows, bytes, position)) = row else { return Ok(None) };
     let fact = match status.as_str() {
         "open" => ProgressFact::Open { mine: mover_epoch == epoch },
         "closed" => ProgressFact::Closed,
@@ -177,7 +180,7 @@ pub(crate) async fn progress(session: &mut Session, id: MoveId, epoch: u64) -> R
             .map_err(|error| MoveError::Data(format!("usher.move_progress.last_pk of move {id}: {error}")))?,
         None => Vec::new(),
     };
-    Ok(Some(Progress { fact, table, place, rows, bytes }))
+    Ok(Some(Progress { fact, table, place, rows, bytes, position }))
 }
 
 /// Opens the progress row, or takes it over from an older mover; the ownership row becomes `incoming`. False when the
@@ -262,6 +265,69 @@ pub(crate) async fn note_batch(
         .await
         .map_err(session.error())?;
     Ok(session.conn.affected_rows() == 1)
+}
+
+/// As [`note_batch`], for an online move: also how far the source's log has been applied.
+pub(crate) async fn note_position(
+    session: &mut Session,
+    id: MoveId,
+    epoch: u64,
+    position: &str,
+    done: &Done<'_>,
+) -> Result<bool> {
+    let place = done.table.map(|(_, place)| serde_json::to_vec(place)).transpose();
+    let place = place.map_err(|error| MoveError::Data(error.to_string()))?;
+    session
+        .conn
+        .exec_drop(
+            format!(
+                "UPDATE usher.move_progress SET src_gtid = ?, table_done = COALESCE(?, table_done), \
+                 last_pk = COALESCE(?, last_pk), rows_done = rows_done + ?, bytes_done = bytes_done + ? \
+                 WHERE move_id = ? AND mover_epoch = ? AND status = 'open' AND {WRITER}"
+            ),
+            (position, done.table.map(|(label, _)| label), place, done.rows, done.bytes, id.0, epoch),
+        )
+        .await
+        .map_err(session.error())?;
+    Ok(session.conn.affected_rows() == 1)
+}
+
+/// Makes the row on the source by which this mover's marks are known, in place of any older mover's.
+pub(crate) async fn open_marks(session: &mut Session, id: MoveId, name: &str) -> Result<()> {
+    drop_marks(session, id).await?;
+    session
+        .conn
+        .exec_drop(
+            format!(
+                "INSERT INTO usher.watermark (move_id, table_name, chunk, kind) SELECT ?, ?, 0, 'high' FROM DUAL \
+                 WHERE {WRITER}"
+            ),
+            (id.0, name),
+        )
+        .await
+        .map_err(session.error())
+}
+
+/// Puts a mark into the source's log.
+pub(crate) async fn write_mark(session: &mut Session, id: MoveId, name: &str, number: u64) -> Result<()> {
+    session
+        .conn
+        .exec_drop(
+            format!("UPDATE usher.watermark SET chunk = ? WHERE move_id = ? AND table_name = ? AND {WRITER}"),
+            (number, id.0, name),
+        )
+        .await
+        .map_err(session.error())?;
+    if session.conn.affected_rows() == 1 { Ok(()) } else { Err(MoveError::LostLease(id)) }
+}
+
+/// Drops the marks of every mover of this move.
+pub(crate) async fn drop_marks(session: &mut Session, id: MoveId) -> Result<()> {
+    session
+        .conn
+        .exec_drop(format!("DELETE FROM usher.watermark WHERE move_id = ? AND {WRITER}"), (id.0,))
+        .await
+        .map_err(session.error())
 }
 
 /// Closes the progress row and makes the ownership row ready, in one transaction. False when this mover may not.

@@ -1,4 +1,4 @@
-//! Takes the steps of a locked move. Each is safe to repeat: what it finds done, it leaves.
+//! Takes the steps of a move, but for those of online moves alone. Each is safe to repeat: what it finds done, it leaves.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,6 +37,9 @@ impl Run {
             Step::DrainStandby => self.drain_standby(now).await,
             Step::Reconfirm => self.note_epochs(now, Phase::Locked).await,
             Step::Prepare => self.prepare(now).await,
+            Step::Follow => self.follow(now).await,
+            Step::Tail => self.finish_following(now).await,
+            Step::Unlock { own_gen } => self.unlock(now, own_gen).await,
             Step::Copy => self.copy(now).await,
             Step::RecordCopied => self.reach(Phase::Copied).await,
             Step::Verify => self.verify(now).await,
@@ -59,7 +62,7 @@ impl Run {
     }
 
     /// Changes the directory row and the move's row in one transaction.
-    async fn cas(&self, now: &Picture, change: DirectoryChange, update: MoveUpdate) -> Result<u64> {
+    pub(crate) async fn cas(&self, now: &Picture, change: DirectoryChange, update: MoveUpdate) -> Result<u64> {
         let expected = now.facts.directory.generation;
         rows::cas_directory(&self.global, &self.key, expected, &change, Some((self.id, self.epoch, &update)))
             .await?
@@ -81,7 +84,8 @@ impl Run {
 
     async fn fence(&self, now: &Picture) -> Result<()> {
         point("registered").await?;
-        let subject = Subject { key: &self.key, id: self.id, own_gen: now.facts.directory.own_gen };
+        let own_gen = now.facts.directory.own_gen;
+        let subject = Subject { key: &self.key, id: self.id, own_gen, online: self.online };
         let (src, dst) = (now.src()?, now.dst()?);
         preflight::check(&self.sessions, &now.state, src, dst, &subject, self.limits.drain_ms).await?;
         let change = DirectoryChange {
@@ -94,15 +98,16 @@ impl Run {
     }
 
     async fn lock(&self, now: &Picture) -> Result<()> {
-        let total = self.count_rows(now).await?;
+        let total = if self.online { None } else { Some(self.count_rows(now).await?) };
         let change = DirectoryChange { state: Some(EntityState::Locked), ..DirectoryChange::default() };
-        let update = MoveUpdate { rows_total: Some(total), ..MoveUpdate::default() };
+        let update = MoveUpdate { rows_total: total, ..MoveUpdate::default() };
+        self.overdue.store(false, Ordering::Relaxed);
         self.cas(now, change, update).await?;
         self.clock.lock().begin(now.row.locked_ms);
         point("cut.cas").await
     }
 
-    async fn count_rows(&self, now: &Picture) -> Result<u64> {
+    pub(crate) async fn count_rows(&self, now: &Picture) -> Result<u64> {
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
         let mut total: u64 = 0;
         for table in preflight::load(&mut source, &now.state).await? {
@@ -185,11 +190,13 @@ impl Run {
             return Err(self.stopped(Contradiction::Target));
         }
         self.sessions.keep(target);
-        point("dst.prepare").await
+        point("dst.prepare").await?;
+        // Who takes over has to catch up before it locks the user.
+        if now.facts.phase == Phase::CaughtUp { self.reach(Phase::Fenced).await } else { Ok(()) }
     }
 
     /// Sessions on both writers, and the tables, which must still be defined alike.
-    async fn both(&self, now: &Picture) -> Result<(Session, Session, Vec<Table>)> {
+    pub(crate) async fn both(&self, now: &Picture) -> Result<(Session, Session, Vec<Table>)> {
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
         let mut target = self.sessions.on_writer(writer(&now.state, now.row.dst)?).await?;
         let ours = preflight::load(&mut source, &now.state).await?;
@@ -206,15 +213,7 @@ impl Run {
         self.counters.rows_total.store(now.row.rows_total, Ordering::Relaxed);
         self.counters.rows_copied.store(progress.rows, Ordering::Relaxed);
         self.counters.bytes_copied.store(progress.bytes, Ordering::Relaxed);
-        let job = copy::Job {
-            key: &self.key,
-            id: self.id,
-            epoch: self.epoch,
-            tables: &tables,
-            rows_max: self.limits.batch_rows_max,
-            bytes_max: self.limits.batch_bytes_max,
-            counters: &self.counters,
-        };
+        let job = self.job(&tables);
         // The standby has had the drain, so it has all rows; the comparison reads them from the writer.
         let mut reader = self.on_standby(now).await;
         let from = reader.as_mut().unwrap_or(&mut source);
@@ -234,6 +233,18 @@ impl Run {
             ..MoveUpdate::default()
         };
         self.record(update, false).await.map(|_| ())
+    }
+
+    pub(crate) fn job<'a>(&'a self, tables: &'a [Table]) -> copy::Job<'a> {
+        copy::Job {
+            key: &self.key,
+            id: self.id,
+            epoch: self.epoch,
+            tables,
+            rows_max: self.limits.batch_rows_max,
+            bytes_max: self.limits.batch_bytes_max,
+            counters: &self.counters,
+        }
     }
 
     /// A session on the source's standby, if there is one that answers and has executed the drain.
@@ -331,6 +342,9 @@ impl Run {
         };
         let changed = shard_rows::change_ownership(&mut source, &change).await?;
         changed.ok_or(MoveError::Overtaken(self.id))?;
+        if self.online {
+            shard_rows::drop_marks(&mut source, self.id).await?;
+        }
         self.sessions.keep(source);
         point("src.gone").await
     }

@@ -3,6 +3,7 @@
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 use usher_directory::rows::{KeyType, TableRow};
+use usher_stream::{Conversion, Shape, ShapeColumn};
 use usher_topology::Key;
 
 use crate::{MoveError, Refusal, Result};
@@ -19,6 +20,8 @@ pub(crate) struct Column {
     pub(crate) charset: Option<String>,
     /// Computed by the server: read for comparison, never written.
     pub(crate) generated: bool,
+    /// Bytes that a value may have, of texts and binaries.
+    pub(crate) octets: Option<u64>,
 }
 
 /// A sharded table as one server defines it.
@@ -29,6 +32,8 @@ pub(crate) struct Table {
     pub(crate) key_column: String,
     /// The key column holds text, not integers.
     pub(crate) key_is_text: bool,
+    /// Its collation does not tell case apart.
+    pub(crate) key_folds_case: bool,
     pub(crate) columns: Vec<Column>,
     /// Places in `columns` of the primary key's columns, without the key column: that one is the same in all rows.
     pub(crate) keyset: Vec<usize>,
@@ -78,6 +83,7 @@ impl Table {
             name: name.to_owned(),
             key_column: key_column.to_owned(),
             key_is_text: matches!(row.key_type, Some(KeyType::Text | KeyType::TextCi)),
+            key_folds_case: row.key_type == Some(KeyType::TextCi),
             columns: Vec::new(),
             keyset: Vec::new(),
             has_primary_key: false,
@@ -109,20 +115,22 @@ impl Table {
     }
 
     async fn load_columns(&mut self, conn: &mut Conn) -> mysql_async::Result<()> {
-        let rows: Vec<(String, String, Option<String>, Option<String>)> = conn
+        type ColumnRow = (String, String, Option<String>, Option<String>, Option<u64>);
+        let rows: Vec<ColumnRow> = conn
             .exec(
-                "SELECT column_name, data_type, character_set_name, CAST(generation_expression AS BINARY(20)) \
-                 FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+                "SELECT column_name, data_type, character_set_name, CAST(generation_expression AS BINARY(20)), \
+                 character_octet_length FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
                 (self.schema.as_str(), self.name.as_str()),
             )
             .await?;
         self.columns = rows
             .into_iter()
-            .map(|(name, data_type, charset, expression)| Column {
+            .map(|(name, data_type, charset, expression, octets)| Column {
                 name,
                 data_type: data_type.to_ascii_lowercase(),
                 charset,
                 generated: expression.is_some_and(|text| !text.trim_matches('\0').is_empty()),
+                octets,
             })
             .collect();
         Ok(())
@@ -210,6 +218,16 @@ impl Table {
         format!("INSERT INTO {} ({names}) VALUES {all}", self.path())
     }
 
+    /// How changes of its rows are applied. The key column counts to the primary key: the user's rows alone are touched.
+    pub(crate) fn shape(&self) -> Shape {
+        let key = self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(&self.key_column));
+        Shape {
+            path: self.path(),
+            columns: self.columns.iter().map(Column::shape).collect(),
+            primary: key.into_iter().chain(self.keyset.iter().copied()).collect(),
+        }
+    }
+
     /// The most rows of one INSERT.
     pub(crate) fn rows_per_insert(&self) -> usize {
         (PARAMETERS_MAX / self.stored().count().max(1)).clamp(1, 128)
@@ -267,6 +285,38 @@ impl Column {
             "json" => "CONVERT(? USING utf8mb4)",
             _ => "?",
         }
+    }
+
+    fn shape(&self) -> ShapeColumn {
+        let length = self.octets.and_then(|octets| usize::try_from(octets).ok()).unwrap_or(0);
+        let compare = match (self.charset.as_deref(), self.data_type.as_str()) {
+            (_, "enum" | "set") => "?".to_owned(),
+            (Some(charset), _) => format!("CONVERT(? USING {charset})"),
+            (None, _) => self.write().to_owned(),
+        };
+        ShapeColumn {
+            name: self.name.clone(),
+            generated: self.generated,
+            write: self.write().to_owned(),
+            compare,
+            conversion: match self.data_type.as_str() {
+                "binary" => Conversion::Pad(length),
+                "uuid" => Conversion::Uuid,
+                "inet6" => Conversion::Inet6,
+                "inet4" => Conversion::Inet4,
+                _ => Conversion::None,
+            },
+        }
+    }
+
+    /// Whether the log and a statement give values of this column in the same form, so that one can be found by the
+    /// other.
+    pub(crate) fn identifies(&self) -> bool {
+        const TYPES: [&str; 17] = [
+            "tinyint", "smallint", "mediumint", "int", "bigint", "char", "varchar", "binary", "varbinary", "date",
+            "datetime", "timestamp", "time", "year", "enum", "set", "uuid",
+        ];
+        TYPES.contains(&self.data_type.as_str()) && !self.generated
     }
 
     /// A value as it stands in a comparison with this column.
@@ -335,6 +385,7 @@ mod tests {
             data_type: data_type.into(),
             charset: charset.map(Into::into),
             generated: name == "g",
+            octets: None,
         }
     }
 
@@ -344,6 +395,7 @@ mod tests {
             name: "com`ments".into(),
             key_column: "user_id".into(),
             key_is_text: false,
+            key_folds_case: false,
             columns: vec![
                 column("user_id", "bigint", None),
                 column("name", "varchar", Some("utf8mb4")),

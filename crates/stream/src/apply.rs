@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
 
+use crate::mariadb::{inet4_text, inet6_text, uuid_text};
 use crate::{Change, Images, Result, Row, StreamError};
 
 /// Parameters of one prepared statement, a limit of the protocol.
@@ -27,7 +28,39 @@ pub struct ShapeColumn {
     /// The same where the parameter is compared with the column.
     pub compare: String,
     /// How the log's value becomes the parameter.
-    pub convert: fn(Value) -> Value,
+    pub conversion: Conversion,
+}
+
+/// How a value of the log becomes one that a statement takes and a server gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conversion {
+    /// It is one already.
+    None,
+    /// `BINARY` of this many bytes: the log leaves zero bytes at the end away.
+    Pad(usize),
+    /// MariaDB's `UUID`.
+    Uuid,
+    /// MariaDB's `INET6`.
+    Inet6,
+    /// MariaDB's `INET4`.
+    Inet4,
+}
+
+impl Conversion {
+    fn convert(self, value: Value) -> Value {
+        match (self, value) {
+            (Self::Pad(length), Value::Bytes(mut bytes)) => {
+                if bytes.len() < length {
+                    bytes.resize(length, 0);
+                }
+                Value::Bytes(bytes)
+            }
+            (Self::Uuid, value) => uuid_text(value),
+            (Self::Inet6, value) => inet6_text(value),
+            (Self::Inet4, value) => inet4_text(value),
+            (_, value) => value,
+        }
+    }
 }
 
 /// The table that is written, as the target defines it. It must be defined as the source's is.
@@ -79,11 +112,6 @@ impl<'a> Batch<'a> {
         self.bytes
     }
 
-    /// Primary keys of the rows of one table that it touches, as [`Shape::primary_of`] gives them.
-    pub fn touched(&self, table: usize) -> impl Iterator<Item = &[u8]> {
-        self.fates[table].keys().map(Vec::as_slice)
-    }
-
     /// Adds a change behind all that were added before.
     ///
     /// # Errors
@@ -105,6 +133,15 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Adds a row that was read from the source with a statement: the values of the columns that are not generated.
+    pub fn add_stored(&mut self, table: usize, stored: Row) {
+        let shape = &self.shapes[table];
+        self.bytes += stored.iter().map(size).sum::<usize>();
+        let row = shape.with_generated(stored);
+        let primary = shape.primary_values(&row);
+        self.set(table, Fate { primary, last: Some(row) });
     }
 
     fn remove(&mut self, table: usize, row: Row) {
@@ -195,10 +232,32 @@ fn identity(primary: &[Value]) -> Vec<u8> {
 }
 
 impl Shape {
-    /// The bytes that tell one row from another, from values of the primary key in the order of [`Shape::primary`].
+    /// The bytes that tell one row from another, of a row that was read with a statement.
     #[must_use]
-    pub fn primary_of(&self, values: &[Value]) -> Vec<u8> {
-        identity(values)
+    pub fn primary_of_stored(&self, stored: &[Value]) -> Vec<u8> {
+        identity(&self.primary_values(&self.with_generated(stored.to_vec())))
+    }
+
+    /// The same of each row that a change names: one, or two when the primary key has changed.
+    pub fn primaries_of(&self, change: &Change) -> impl Iterator<Item = Vec<u8>> {
+        let (first, second) = match &change.images {
+            Images::Insert(row) | Images::Delete(row) => (row, None),
+            Images::Update { before, after } => (before, Some(after)),
+        };
+        let primary = |row: &Row| {
+            let values = self.primary.iter().map(|&at| self.columns[at].conversion.convert(row[at].clone()));
+            identity(&values.collect::<Row>())
+        };
+        [Some(first), second].into_iter().flatten().map(primary).collect::<Vec<_>>().into_iter()
+    }
+
+    /// In the table's order again.
+    fn with_generated(&self, stored: Row) -> Row {
+        let mut stored = stored.into_iter();
+        let value = |column: &ShapeColumn| {
+            if column.generated { Value::NULL } else { stored.next().unwrap_or(Value::NULL) }
+        };
+        self.columns.iter().map(value).collect()
     }
 
     fn stored(&self) -> impl Iterator<Item = (usize, &ShapeColumn)> {
@@ -206,7 +265,7 @@ impl Shape {
     }
 
     fn converted(&self, row: Row) -> Row {
-        row.into_iter().zip(&self.columns).map(|(value, column)| (column.convert)(value)).collect()
+        row.into_iter().zip(&self.columns).map(|(value, column)| column.conversion.convert(value)).collect()
     }
 
     fn primary_values(&self, row: &[Value]) -> Row {
@@ -255,7 +314,7 @@ mod tests {
             generated: name == "g",
             write: "?".into(),
             compare: "?".into(),
-            convert: |value| value,
+            conversion: Conversion::None,
         };
         Shape { path: "`app`.`t`".into(), columns: ["id", "g", "v"].map(column).into(), primary: vec![0] }
     }

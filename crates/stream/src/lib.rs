@@ -19,11 +19,10 @@ mod table_map;
 mod tail;
 mod value;
 
-pub use apply::{Batch, Shape, ShapeColumn};
+pub use apply::{Batch, Conversion, Shape, ShapeColumn};
 pub use change::{Change, Images, Item, Row, Transaction};
 pub use columns::Columns;
 pub use error::StreamError;
-pub use mariadb::{inet4_text, inet6_text, uuid_text};
 pub use tail::{Followed, Start, Tail};
 
 /// What reading or applying gives.

@@ -7,8 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use mysql_async::Value;
 
 /// A `UUID` as text. Those of versions 1 to 5 are stored with their parts in reverse order, so that they sort by time.
-#[must_use]
-pub fn uuid_text(value: Value) -> Value {
+pub(crate) fn uuid_text(value: Value) -> Value {
     let Value::Bytes(bytes) = value else { return value };
     let stored = padded::<16>(&bytes);
     let reversed = stored[6] & 0x80 != 0 && (0x01..0x60).contains(&stored[8]);
@@ -26,15 +25,13 @@ pub fn uuid_text(value: Value) -> Value {
 }
 
 /// An `INET6` as text.
-#[must_use]
-pub fn inet6_text(value: Value) -> Value {
+pub(crate) fn inet6_text(value: Value) -> Value {
     let Value::Bytes(bytes) = value else { return value };
     Value::Bytes(Ipv6Addr::from(padded::<16>(&bytes)).to_string().into_bytes())
 }
 
 /// An `INET4` as text.
-#[must_use]
-pub fn inet4_text(value: Value) -> Value {
+pub(crate) fn inet4_text(value: Value) -> Value {
     let Value::Bytes(bytes) = value else { return value };
     Value::Bytes(Ipv4Addr::from(padded::<4>(&bytes)).to_string().into_bytes())
 }

@@ -10,8 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use usher_playground::{Endpoints, Options, Playground, Server as Kind, ServerEndpoint};
 use usher_stream::{
-    Batch, Followed, Item, Shape, ShapeColumn, Start, StreamError, Tail, Transaction, inet4_text, inet6_text,
-    uuid_text,
+    Batch, Conversion, Followed, Item, Shape, ShapeColumn, Start, StreamError, Tail, Transaction,
 };
 use usher_topology::GtidPosition;
 
@@ -335,19 +334,19 @@ fn json(rng: &mut StdRng) -> String {
 fn shapes(kind: Kind) -> Vec<Shape> {
     let column = |(name, kind): &(&str, &str)| {
         let charset = kind.split("CHARACTER SET ").nth(1).map(|rest| rest.split(' ').next().unwrap());
-        let (write, convert): (&str, fn(Value) -> Value) = match kind.split(['(', ' ']).next().unwrap() {
-            "UUID" => ("CONVERT(? USING latin1)", uuid_text),
-            "INET6" => ("CONVERT(? USING latin1)", inet6_text),
-            "INET4" => ("CONVERT(? USING latin1)", inet4_text),
-            "JSON" => ("CONVERT(? USING utf8mb4)", |value| value),
-            _ => ("?", |value| value),
+        let (write, conversion): (&str, Conversion) = match kind.split(['(', ' ']).next().unwrap() {
+            "UUID" => ("CONVERT(? USING latin1)", Conversion::Uuid),
+            "INET6" => ("CONVERT(? USING latin1)", Conversion::Inet6),
+            "INET4" => ("CONVERT(? USING latin1)", Conversion::Inet4),
+            "JSON" => ("CONVERT(? USING utf8mb4)", Conversion::None),
+            _ => ("?", Conversion::None),
         };
         ShapeColumn {
             name: (*name).into(),
             generated: kind.contains(" AS ("),
             write: write.into(),
             compare: charset.map_or("?".into(), |charset| format!("CONVERT(? USING {charset})")),
-            convert,
+            conversion,
         }
     };
     let plain = [("id", "BIGINT"), ("user_id", "BIGINT"), ("u", "INT")];
