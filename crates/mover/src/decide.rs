@@ -295,7 +295,9 @@ fn follow(facts: &Facts) -> Step {
     match facts.source {
         Some(own) if own.state == OwnState::Owned && own.own_gen == facts.directory.own_gen => {}
         // A cutover was broken off; until the row is the source's again no write of the user succeeds.
-        Some(own) if own.state == OwnState::Owned && own.own_gen < facts.directory.own_gen => return Step::Reown,
+        Some(own) if own.state == OwnState::Owned && own.own_gen < facts.directory.own_gen => {
+            return Step::Reown;
+        }
         _ if source_is_locked(facts) => return Step::Reown,
         _ => return Step::Stop(Contradiction::Source),
     }

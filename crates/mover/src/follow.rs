@@ -111,9 +111,14 @@ impl Follower {
             })
             .collect();
         let (key, id) = (job.key.to_string().into_bytes(), job.id.0);
-        followed.push(own_table("ownership", "entity_key", Box::new(move |value| *value == Value::Bytes(key.clone()))));
+        followed.push(own_table(
+            "ownership",
+            "entity_key",
+            Box::new(move |value| *value == Value::Bytes(key.clone())),
+        ));
         followed.push(own_table("watermark", "move_id", Box::new(move |value| *value == Value::UInt(id))));
-        let tail = Tail::open(conn, &start, followed).await.map_err(|error| MoveError::stream(server, error))?;
+        let tail =
+            Tail::open(conn, &start, followed).await.map_err(|error| MoveError::stream(server, error))?;
         Ok(Self {
             tail,
             shapes: job.tables.iter().map(Table::shape).collect(),
@@ -258,7 +263,9 @@ impl Follower {
         loop {
             let item = tokio::time::timeout_at(deadline, self.tail.next())
                 .await
-                .map_err(|_| MoveError::stream(&self.server, StreamError::Silent(MARK_PATIENCE.as_millis() as u64)))?
+                .map_err(|_| {
+                    MoveError::stream(&self.server, StreamError::Silent(MARK_PATIENCE.as_millis() as u64))
+                })?
                 .map_err(|error| MoveError::stream(&self.server, error))?;
             let transaction = match item {
                 Item::Transaction(transaction) => transaction,
@@ -322,12 +329,11 @@ impl Follower {
         let lower = statement.to_lowercase();
         let named = job.tables.iter().find(|table| {
             lower.contains(&table.name.to_lowercase())
-                && (schema.eq_ignore_ascii_case(&table.schema) || lower.contains(&table.schema.to_lowercase()))
+                && (schema.eq_ignore_ascii_case(&table.schema)
+                    || lower.contains(&table.schema.to_lowercase()))
         });
         match named {
-            Some(table) => {
-                Err(MoveError::stream(&self.server, StreamError::Redefined(table.label())))
-            }
+            Some(table) => Err(MoveError::stream(&self.server, StreamError::Redefined(table.label()))),
             None => Ok(()),
         }
     }

@@ -26,7 +26,7 @@ pub use decide::{
     decide,
 };
 pub use error::{MoveError, Refusal, Result};
-pub use fail::POINTS as FAIL_POINTS;
+pub use fail::{ONLINE_POINTS as ONLINE_FAIL_POINTS, POINTS as FAIL_POINTS};
 pub use mover::{Mover, StartMove};
 pub use phase::{Phase, UnknownPhase};
 pub use run::Outcome;

@@ -49,7 +49,8 @@ impl Run {
     pub(crate) async fn follow(&self, now: &Picture) -> Result<()> {
         let progress = now.progress.as_ref().ok_or_else(|| self.stopped(Contradiction::Target))?;
         if now.row.rows_total == 0 {
-            let update = MoveUpdate { rows_total: Some(self.count_rows(now).await?), ..MoveUpdate::default() };
+            let update =
+                MoveUpdate { rows_total: Some(self.count_rows(now).await?), ..MoveUpdate::default() };
             self.record(update, false).await?;
         }
         let (mut source, mut target, tables) = self.both(now).await?;
@@ -116,7 +117,8 @@ impl Run {
         let position = match known {
             Some(position) => position.to_owned(),
             None => {
-                let family = usher_directory::server::family(&mut conn).await.map_err(MoveError::at(&server.name))?;
+                let family =
+                    usher_directory::server::family(&mut conn).await.map_err(MoveError::at(&server.name))?;
                 logged_position(&mut conn, family).await.map_err(MoveError::at(&server.name))?
             }
         };

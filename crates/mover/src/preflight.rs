@@ -204,9 +204,12 @@ async fn followable(source: &mut Session, table: &Table) -> Result<()> {
 /// Whether the server logs whole rows with their columns' names.
 async fn logs_rows(sessions: &Sessions, server: &usher_topology::Server) -> Result<()> {
     let mut session = sessions.on(server).await?;
-    for (setting, wanted) in
-        [("binlog_format", "ROW"), ("binlog_row_image", "FULL"), ("binlog_row_metadata", "FULL"), ("log_bin", "1")]
-    {
+    for (setting, wanted) in [
+        ("binlog_format", "ROW"),
+        ("binlog_row_image", "FULL"),
+        ("binlog_row_metadata", "FULL"),
+        ("log_bin", "1"),
+    ] {
         let value: Option<String> =
             session.conn.query_first(format!("SELECT @@global.{setting}")).await.map_err(session.error())?;
         let value = value.unwrap_or_default();

@@ -62,7 +62,12 @@ impl Run {
     }
 
     /// Changes the directory row and the move's row in one transaction.
-    pub(crate) async fn cas(&self, now: &Picture, change: DirectoryChange, update: MoveUpdate) -> Result<u64> {
+    pub(crate) async fn cas(
+        &self,
+        now: &Picture,
+        change: DirectoryChange,
+        update: MoveUpdate,
+    ) -> Result<u64> {
         let expected = now.facts.directory.generation;
         rows::cas_directory(&self.global, &self.key, expected, &change, Some((self.id, self.epoch, &update)))
             .await?

@@ -289,16 +289,13 @@ impl Column {
 
     fn shape(&self) -> ShapeColumn {
         let length = self.octets.and_then(|octets| usize::try_from(octets).ok()).unwrap_or(0);
-        let compare = match (self.charset.as_deref(), self.data_type.as_str()) {
-            (_, "enum" | "set") => "?".to_owned(),
-            (Some(charset), _) => format!("CONVERT(? USING {charset})"),
-            (None, _) => self.write().to_owned(),
-        };
+        // A binary text beside a column is compared by the column's own collation, which an index can serve.
+        let compare = if self.is_numbered() || self.charset.is_some() { "?" } else { self.write() };
         ShapeColumn {
             name: self.name.clone(),
             generated: self.generated,
             write: self.write().to_owned(),
-            compare,
+            compare: compare.to_owned(),
             conversion: match self.data_type.as_str() {
                 "binary" => Conversion::Pad(length),
                 "uuid" => Conversion::Uuid,
@@ -313,8 +310,23 @@ impl Column {
     /// other.
     pub(crate) fn identifies(&self) -> bool {
         const TYPES: [&str; 17] = [
-            "tinyint", "smallint", "mediumint", "int", "bigint", "char", "varchar", "binary", "varbinary", "date",
-            "datetime", "timestamp", "time", "year", "enum", "set", "uuid",
+            "tinyint",
+            "smallint",
+            "mediumint",
+            "int",
+            "bigint",
+            "char",
+            "varchar",
+            "binary",
+            "varbinary",
+            "date",
+            "datetime",
+            "timestamp",
+            "time",
+            "year",
+            "enum",
+            "set",
+            "uuid",
         ];
         TYPES.contains(&self.data_type.as_str()) && !self.generated
     }

@@ -46,7 +46,13 @@ impl Drop for Ground {
 
 /// Small batches, so that a few rows are several of them; no delay before the purge.
 pub(crate) fn limits() -> Limits {
-    Limits { batch_rows_max: 7, batch_bytes_max: 4096, purge_delay_s: 0, ..Limits::default() }
+    Limits {
+        batch_rows_max: 7,
+        batch_bytes_max: 4096,
+        purge_delay_s: 0,
+        cutover_ms: 2_000,
+        ..Limits::default()
+    }
 }
 
 pub(crate) fn config(dir: &Path) -> Config {
@@ -146,6 +152,11 @@ impl Ground {
 
     pub(crate) async fn request(&self, key: &Key, to: &str) -> MoveId {
         self.mover("asker").request(&start(key, to)).await.unwrap()
+    }
+
+    pub(crate) async fn request_online(&self, key: &Key, to: &str) -> MoveId {
+        let start = StartMove { mode: MoveMode::Online, ..start(key, to) };
+        self.mover("asker").request(&start).await.unwrap()
     }
 
     pub(crate) async fn row(&self, id: MoveId) -> MoveRow {
