@@ -248,6 +248,7 @@ impl Mover {
             online: row.mode == MoveMode::Online,
             overdue: AtomicBool::new(false),
             cutovers: AtomicU32::new(0),
+            tables: Mutex::default(),
             follower: tokio::sync::Mutex::default(),
         }
     }

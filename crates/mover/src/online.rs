@@ -54,6 +54,7 @@ impl Run {
             self.record(update, false).await?;
         }
         let (mut source, mut target, tables) = self.both(now).await?;
+        *self.tables.lock() = Some(tables.clone());
         self.counters.rows_total.store(now.row.rows_total, Ordering::Relaxed);
         self.counters.rows_copied.store(progress.rows, Ordering::Relaxed);
         self.counters.bytes_copied.store(progress.bytes, Ordering::Relaxed);

@@ -18,6 +18,7 @@ use crate::follow::Follower;
 use crate::progress::{Counters, Estimate, LockClock, minutes};
 use crate::sessions::Sessions;
 use crate::shard_rows;
+use crate::table::Table;
 use crate::{MoveError, Phase, Result};
 
 /// How a run ended.
@@ -67,6 +68,8 @@ pub(crate) struct Run {
     pub(crate) overdue: AtomicBool,
     /// Online: cutovers that were broken off.
     pub(crate) cutovers: AtomicU32,
+    /// Online: the tables as they were when the copy began. One that is redefined later ends the move by the log.
+    pub(crate) tables: Mutex<Option<Vec<Table>>>,
     /// Online: the source's log, open between the steps.
     pub(crate) follower: tokio::sync::Mutex<Option<Follower>>,
 }

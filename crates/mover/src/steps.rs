@@ -204,6 +204,10 @@ impl Run {
     pub(crate) async fn both(&self, now: &Picture) -> Result<(Session, Session, Vec<Table>)> {
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
         let mut target = self.sessions.on_writer(writer(&now.state, now.row.dst)?).await?;
+        // Within the cutover every round trip is a part of the user's pause.
+        if let Some(tables) = self.tables.lock().clone().filter(|_| self.is_cutting_over(&now.facts)) {
+            return Ok((source, target, tables));
+        }
         let ours = preflight::load(&mut source, &now.state).await?;
         let theirs = preflight::load(&mut target, &now.state).await?;
         for (left, right) in ours.iter().zip(&theirs) {
