@@ -297,7 +297,7 @@ pub enum Refusal {
     },
     /// The log does not show what cascades do.
     #[error(
-        "table {table}: what its foreign key {constraint} cascades is not in MariaDB's binlog; move with --locked"
+        "table {table}: what its foreign key {constraint} cascades can't be followed, as its columns are texts or of a type that can't be compared; move with --locked"
     )]
     OnlineCascade {
         /// The table.

@@ -5,13 +5,12 @@
 //! The marks are those of DBLog: a chunk is read between two marks; a row that the log shows to have changed between
 //! them is taken from the log, every other row was the same all the while.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
-use usher_stream::{Batch, Change, Followed, Images, Item, Shape, Start, StreamError, Tail};
+use usher_stream::{Batch, Cascade, Change, Followed, Images, Item, Shape, Start, StreamError, Tail};
 use usher_topology::{GtidPosition, Key};
 
 use crate::copy::Job;
@@ -45,6 +44,7 @@ enum Mark {
 pub(crate) struct Follower {
     tail: Tail,
     shapes: Vec<Shape>,
+    cascades: Vec<Cascade>,
     /// `watermark.table_name` of this mover.
     mark_name: String,
     marks: u64,
@@ -93,6 +93,7 @@ impl Follower {
         server: &str,
         job: &Job<'_>,
         after: GtidPosition,
+        cascades: Vec<Cascade>,
     ) -> Result<Self> {
         let start = Start {
             after,
@@ -121,7 +122,8 @@ impl Follower {
             Tail::open(conn, &start, followed).await.map_err(|error| MoveError::stream(server, error))?;
         Ok(Self {
             tail,
-            shapes: job.tables.iter().map(Table::shape).collect(),
+            shapes: job.tables.iter().map(|table| table.shape(job.key)).collect(),
+            cascades,
             mark_name: job.epoch.to_string(),
             marks: 0,
             pending: Vec::new(),
@@ -177,8 +179,11 @@ impl Follower {
             point("chunk.selected").await?;
             let more = chunk.more;
             if !chunk.rows.is_empty() {
-                after = Some(chunk.place.clone());
-                self.place_chunk(job, source, target, at, chunk).await?;
+                let place = chunk.place.clone();
+                if !self.place_chunk(job, source, target, at, chunk).await? {
+                    continue;
+                }
+                after = Some(place);
                 point("chunk.after_commit").await?;
             }
             if !more {
@@ -187,7 +192,8 @@ impl Follower {
         }
     }
 
-    /// Reads on to the next mark and places the chunk there, but for rows that changed on the way.
+    /// Reads on to the next mark and places the chunk there, but for rows that changed on the way. False when so much
+    /// changed that it has to be read again.
     async fn place_chunk(
         &mut self,
         job: &Job<'_>,
@@ -195,29 +201,26 @@ impl Follower {
         target: &mut Session,
         at: usize,
         chunk: Chunk,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mark = self.write_mark(job, source).await?;
-        let mut touched = HashSet::new();
-        self.read_to(job, target, Mark::Chunk(mark), Some((at, &mut touched))).await?;
-        let shapes = std::mem::take(&mut self.shapes);
+        if !self.read_to(job, target, Mark::Chunk(mark)).await? {
+            self.apply(job, target).await?;
+            return Ok(false);
+        }
+        let (shapes, cascades) = (std::mem::take(&mut self.shapes), std::mem::take(&mut self.cascades));
         let placed = async {
-            let mut batch = self.pending_batch(&shapes)?;
+            let mut batch = self.pending_batch(&shapes, &cascades)?;
             let (rows, bytes) = (chunk.rows.len(), chunk.bytes);
-            for row in chunk.rows {
-                let primary = shapes[at].primary_of_stored(&row);
-                if !touched.contains(&primary) {
-                    batch.add_stored(at, row);
-                }
-            }
+            chunk.rows.into_iter().for_each(|row| batch.add_read(at, row));
             let label = job.tables[at].label();
             let done = Done { table: Some((&label, &chunk.place)), rows, bytes: bytes as u64 };
-            self.write(job, target, &batch, &done).await?;
+            self.write(job, target, batch, &done).await?;
             job.counters.rows_copied.fetch_add(rows as u64, Ordering::Relaxed);
             job.counters.bytes_copied.fetch_add(bytes as u64, Ordering::Relaxed);
-            Ok(())
+            Ok(true)
         }
         .await;
-        self.shapes = shapes;
+        (self.shapes, self.cascades) = (shapes, cascades);
         placed
     }
 
@@ -230,7 +233,7 @@ impl Follower {
     ) -> Result<Duration> {
         let mark = self.write_mark(job, source).await?;
         let began = Instant::now();
-        self.read_to(job, target, Mark::Chunk(mark), None).await?;
+        self.read_to(job, target, Mark::Chunk(mark)).await?;
         let took = began.elapsed();
         self.apply(job, target).await?;
         Ok(took)
@@ -241,7 +244,7 @@ impl Follower {
     /// # Errors
     /// As [`Follower::copy`].
     pub(crate) async fn finish(&mut self, job: &Job<'_>, target: &mut Session, own_gen: u64) -> Result<()> {
-        self.read_to(job, target, Mark::Locked(own_gen), None).await?;
+        self.read_to(job, target, Mark::Locked(own_gen)).await?;
         self.apply(job, target).await
     }
 
@@ -251,14 +254,9 @@ impl Follower {
         Ok(self.marks)
     }
 
-    /// Reads up to a mark. Large pasts are applied on the way; what is left is pending then.
-    async fn read_to(
-        &mut self,
-        job: &Job<'_>,
-        target: &mut Session,
-        until: Mark,
-        mut window: Option<(usize, &mut HashSet<Vec<u8>>)>,
-    ) -> Result<()> {
+    /// Reads up to a mark; what is read is pending then. False when so much came that some was applied on the way.
+    async fn read_to(&mut self, job: &Job<'_>, target: &mut Session, until: Mark) -> Result<bool> {
+        let mut all = true;
         let deadline = tokio::time::Instant::now() + MARK_PATIENCE;
         loop {
             let item = tokio::time::timeout_at(deadline, self.tail.next())
@@ -281,21 +279,16 @@ impl Follower {
                     reached |= self.mark_of(job, &change) == Some(until);
                     continue;
                 }
-                if let Some((at, touched)) = &mut window
-                    && *at == change.table
-                {
-                    let shape = &self.shapes[*at];
-                    touched.extend(shape.primaries_of(&change));
-                }
                 self.pending_bytes += bytes_of(&change);
                 self.pending.push(change);
             }
             if reached {
-                return Ok(());
+                return Ok(all);
             }
             // Also within a transaction: the position is still the one before it, so it would be applied again.
             if self.pending_bytes >= PART_BYTES_MAX {
                 self.apply(job, target).await?;
+                all = false;
             }
         }
     }
@@ -338,8 +331,8 @@ impl Follower {
         }
     }
 
-    fn pending_batch<'s>(&mut self, shapes: &'s [Shape]) -> Result<Batch<'s>> {
-        let mut batch = Batch::new(shapes);
+    fn pending_batch<'s>(&mut self, shapes: &'s [Shape], cascades: &'s [Cascade]) -> Result<Batch<'s>> {
+        let mut batch = Batch::new(shapes, cascades);
         self.pending_bytes = 0;
         for change in self.pending.drain(..) {
             batch.add(change).map_err(|error| MoveError::stream(&self.server, error))?;
@@ -349,15 +342,15 @@ impl Follower {
 
     /// Applies what is pending.
     async fn apply(&mut self, job: &Job<'_>, target: &mut Session) -> Result<()> {
-        let shapes = std::mem::take(&mut self.shapes);
+        let (shapes, cascades) = (std::mem::take(&mut self.shapes), std::mem::take(&mut self.cascades));
         let applied = async {
-            let batch = self.pending_batch(&shapes)?;
+            let batch = self.pending_batch(&shapes, &cascades)?;
             let done = Done { table: None, rows: 0, bytes: 0 };
-            self.write(job, target, &batch, &done).await?;
+            self.write(job, target, batch, &done).await?;
             point("event.after_commit").await
         }
         .await;
-        self.shapes = shapes;
+        (self.shapes, self.cascades) = (shapes, cascades);
         applied
     }
 
@@ -366,7 +359,7 @@ impl Follower {
         &self,
         job: &Job<'_>,
         target: &mut Session,
-        batch: &Batch<'_>,
+        batch: Batch<'_>,
         done: &Done<'_>,
     ) -> Result<()> {
         let position = self.tail.position().to_string();

@@ -8,6 +8,7 @@ mod dialect;
 mod error;
 mod fail;
 mod follow;
+mod foreign_keys;
 mod mover;
 mod online;
 mod phase;

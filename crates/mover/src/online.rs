@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use usher_directory::EntityState;
 use usher_directory::rows::{DirectoryChange, MoveUpdate};
+use usher_stream::Cascade;
 use usher_topology::{Generation, GtidPosition, Server};
 
 use crate::copy::Job;
@@ -14,13 +15,22 @@ use crate::dialect::logged_position;
 use crate::fail::point;
 use crate::follow::Follower;
 use crate::run::{Picture, Run, writer};
-use crate::{MoveError, Phase, Result};
+use crate::sessions::Session;
+use crate::table::Table;
+use crate::{MoveError, Phase, Result, foreign_keys};
 
 /// Cutovers that are tried before the move is given up.
 const CUTOVERS_MAX: u32 = 10;
 /// The first wait after a cutover that was broken off; each is twice as long as the one before.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// In the order of copying: whose parent is gone is known by those who are there already.
+async fn parents_first(source: &mut Session, tables: Vec<Table>) -> Result<Vec<Table>> {
+    let keys = foreign_keys::load(source, &tables).await?;
+    let order = foreign_keys::children_first(&keys, tables.len());
+    Ok(order.into_iter().rev().map(|at| tables[at].clone()).collect())
+}
 
 impl Run {
     /// Writes of the user are held, and the target does not have the user yet.
@@ -54,12 +64,13 @@ impl Run {
             self.record(update, false).await?;
         }
         let (mut source, mut target, tables) = self.both(now).await?;
+        let tables = parents_first(&mut source, tables).await?;
         *self.tables.lock() = Some(tables.clone());
         self.counters.rows_total.store(now.row.rows_total, Ordering::Relaxed);
         self.counters.rows_copied.store(progress.rows, Ordering::Relaxed);
         self.counters.bytes_copied.store(progress.bytes, Ordering::Relaxed);
         let job = self.job(&tables);
-        let mut follower = self.take_follower(now, &job).await?;
+        let mut follower = self.take_follower(now, &mut source, &job).await?;
         let mut wish = self.wish.subscribe();
         let work = async {
             follower.copy(&job, &mut source, &mut target, progress).await?;
@@ -96,16 +107,17 @@ impl Run {
     }
 
     /// The log where an earlier step left it, or opened where the target's rows are.
-    async fn take_follower(&self, now: &Picture, job: &Job<'_>) -> Result<Follower> {
+    async fn take_follower(&self, now: &Picture, source: &mut Session, job: &Job<'_>) -> Result<Follower> {
         if let Some(follower) = self.follower.lock().await.take() {
             return Ok(follower);
         }
         let known = now.progress.as_ref().and_then(|progress| progress.position.clone());
+        let cascades = foreign_keys::cascades(&foreign_keys::load(source, job.tables).await?, job.tables)?;
         let src = now.src()?;
         let mut last = None;
         // The standby first: what it logs survives the writer.
         for server in src.standby().into_iter().chain([writer(&now.state, now.row.src)?]) {
-            match self.open_log(server, known.as_deref(), job).await {
+            match self.open_log(server, known.as_deref(), job, cascades.clone()).await {
                 Ok(follower) => return Ok(follower),
                 Err(error) => last = Some(error),
             }
@@ -113,7 +125,13 @@ impl Run {
         Err(last.unwrap_or_else(|| self.stopped(Contradiction::Source)))
     }
 
-    async fn open_log(&self, server: &Server, known: Option<&str>, job: &Job<'_>) -> Result<Follower> {
+    async fn open_log(
+        &self,
+        server: &Server,
+        known: Option<&str>,
+        job: &Job<'_>,
+        cascades: Vec<Cascade>,
+    ) -> Result<Follower> {
         let mut conn = self.global.server_conn(server).await?;
         let position = match known {
             Some(position) => position.to_owned(),
@@ -124,16 +142,16 @@ impl Run {
             }
         };
         let after = GtidPosition::parse(&position).map_err(|error| MoveError::Data(error.to_string()))?;
-        Follower::open(conn, &server.name, job, after).await
+        Follower::open(conn, &server.name, job, after, cascades).await
     }
 
     /// Applies what the source has logged up to its lock.
     pub(crate) async fn finish_following(&self, now: &Picture) -> Result<()> {
         let own_gen = now.facts.source.map(|own| own.own_gen.0);
         let own_gen = own_gen.ok_or_else(|| self.stopped(Contradiction::Source))?;
-        let (source, mut target, tables) = self.both(now).await?;
+        let (mut source, mut target, tables) = self.both(now).await?;
         let job = self.job(&tables);
-        let mut follower = self.take_follower(now, &job).await?;
+        let mut follower = self.take_follower(now, &mut source, &job).await?;
         follower.finish(&job, &mut target, own_gen).await?;
         self.sessions.keep(source);
         self.sessions.keep(target);

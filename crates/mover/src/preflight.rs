@@ -5,14 +5,14 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use usher_directory::State;
 use usher_directory::rows::{TableKind, TableState};
-use usher_directory::server::{Family, prepared_branches, reached};
+use usher_directory::server::{prepared_branches, reached};
 use usher_topology::{Key, Shard, ShardState};
 
 use crate::decide::OwnState;
 use crate::sessions::{Session, Sessions};
 use crate::shard_rows;
 use crate::table::Table;
-use crate::{MoveError, Refusal, Result};
+use crate::{MoveError, Refusal, Result, foreign_keys};
 
 /// What servers say of rows that somebody else has locked: MariaDB's lock wait timeout, MySQL's NOWAIT.
 const LOCKED: [u16; 2] = [1205, 3572];
@@ -56,9 +56,12 @@ pub(crate) async fn check(
         no_triggers(&mut target, table).await?;
         no_triggers(&mut source, table).await?;
         if subject.online {
-            followable(&mut source, table).await?;
+            followable(table)?;
         }
         empty(&mut target, dst, there, subject.key).await?;
+    }
+    if subject.online {
+        foreign_keys::cascades(&foreign_keys::load(&mut source, &ours).await?, &ours)?;
     }
     ownership(&mut source, &mut target, src, dst, subject).await?;
     sessions.keep(target);
@@ -173,7 +176,7 @@ async fn no_triggers(session: &mut Session, table: &Table) -> Result<()> {
 }
 
 /// Whether the table's changes can be followed in the log.
-async fn followable(source: &mut Session, table: &Table) -> Result<()> {
+fn followable(table: &Table) -> Result<()> {
     for &at in &table.keyset {
         let column = &table.columns[at];
         if !column.identifies() {
@@ -181,24 +184,7 @@ async fn followable(source: &mut Session, table: &Table) -> Result<()> {
             return Err(Refusal::OnlineKey { table, column, kind }.into());
         }
     }
-    // MariaDB's log has nothing of what a cascade does.
-    if source.family != Family::MariaDb {
-        return Ok(());
-    }
-    let cascade: Option<(String, String)> = source
-        .conn
-        .exec_first(
-            "SELECT constraint_name, referenced_table_name FROM information_schema.referential_constraints \
-             WHERE constraint_schema = ? AND table_name = ? \
-             AND (delete_rule IN ('CASCADE', 'SET NULL') OR update_rule IN ('CASCADE', 'SET NULL')) LIMIT 1",
-            (table.schema.as_str(), table.name.as_str()),
-        )
-        .await
-        .map_err(source.error())?;
-    match cascade {
-        None => Ok(()),
-        Some((constraint, _)) => Err(Refusal::OnlineCascade { table: table.label(), constraint }.into()),
-    }
+    Ok(())
 }
 
 /// Whether the server logs whole rows with their columns' names.

@@ -1,8 +1,6 @@
 //! Deletes what a move has left behind, in batches. Each batch's transaction locks the ownership row, which must be
 //! `gone` by this very move; the directory is read anew before each and must not name the shard.
 
-use std::collections::{HashMap, HashSet};
-
 use mysql_async::prelude::Queryable;
 use usher_directory::Global;
 use usher_directory::rows;
@@ -12,7 +10,7 @@ use crate::fail::point;
 use crate::sessions::Session;
 use crate::shard_rows;
 use crate::table::Table;
-use crate::{Contradiction, MoveError, Result};
+use crate::{Contradiction, MoveError, Result, foreign_keys};
 
 /// What to delete where.
 pub(crate) struct Job<'a> {
@@ -31,7 +29,8 @@ pub(crate) struct Job<'a> {
 /// [`MoveError::Stopped`] when the rows forbid it; servers' own.
 pub(crate) async fn purge(job: &Job<'_>, global: &Global, session: &mut Session) -> Result<()> {
     let stopped = |contradiction| MoveError::Stopped { id: job.id, contradiction };
-    for at in children_first(session, job.tables).await? {
+    let keys = foreign_keys::load(session, job.tables).await?;
+    for at in foreign_keys::children_first(&keys, job.tables.len()) {
         loop {
             let row = rows::directory_row(global, job.key).await?;
             if row.is_none_or(|row| row.located.shard == job.shard) {
@@ -61,53 +60,4 @@ async fn batch(job: &Job<'_>, session: &mut Session, table: &Table) -> Result<Op
         point(job.point).await?;
     }
     Ok(Some(deleted))
-}
-
-/// Places in `tables`, those that refer to others before these.
-async fn children_first(session: &mut Session, tables: &[Table]) -> Result<Vec<usize>> {
-    let refers: Vec<(String, String, String, String)> = session
-        .conn
-        .query(
-            "SELECT constraint_schema, table_name, unique_constraint_schema, referenced_table_name \
-             FROM information_schema.referential_constraints",
-        )
-        .await
-        .map_err(session.error())?;
-    let places: HashMap<String, usize> =
-        tables.iter().enumerate().map(|(at, table)| (table.label(), at)).collect();
-    let edges: HashSet<(usize, usize)> = refers
-        .into_iter()
-        .filter_map(|(schema, table, parent_schema, parent)| {
-            let child = *places.get(&format!("{schema}.{table}"))?;
-            let parent = *places.get(&format!("{parent_schema}.{parent}"))?;
-            (child != parent).then_some((child, parent))
-        })
-        .collect();
-    Ok(order(tables.len(), &edges))
-}
-
-/// Children before parents; within a circle any order will do, as the session checks no foreign keys.
-fn order(count: usize, edges: &HashSet<(usize, usize)>) -> Vec<usize> {
-    let mut left: Vec<usize> = (0..count).collect();
-    let mut done = Vec::with_capacity(count);
-    while !left.is_empty() {
-        let free = left
-            .iter()
-            .position(|&table| !edges.iter().any(|(child, parent)| *parent == table && left.contains(child)))
-            .unwrap_or(0);
-        done.push(left.remove(free));
-    }
-    done
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn children_come_before_their_parents() {
-        assert_eq!(order(3, &HashSet::from([(2, 1), (1, 0)])), [2, 1, 0]);
-        assert_eq!(order(2, &HashSet::new()), [0, 1]);
-        assert_eq!(order(2, &HashSet::from([(0, 1), (1, 0)])).len(), 2);
-    }
 }

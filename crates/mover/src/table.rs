@@ -219,12 +219,13 @@ impl Table {
     }
 
     /// How changes of its rows are applied. The key column counts to the primary key: the user's rows alone are touched.
-    pub(crate) fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self, user: &Key) -> Shape {
         let key = self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(&self.key_column));
         Shape {
             path: self.path(),
             columns: self.columns.iter().map(Column::shape).collect(),
             primary: key.into_iter().chain(self.keyset.iter().copied()).collect(),
+            followed: self.of_user(user),
         }
     }
 

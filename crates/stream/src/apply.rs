@@ -2,14 +2,14 @@
 //! touch are deleted by primary key, then those that are left are inserted. Doing it again changes nothing, and no order
 //! of unique values within the batch matters. Never `REPLACE`: a clash with a row that no change touched is an error.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use mysql_async::Value;
 use mysql_async::prelude::Queryable;
 
 use crate::mariadb::{inet4_text, inet6_text, uuid_text};
-use crate::{Change, Images, Result, Row, StreamError};
+use crate::{Change, Columns, Images, Result, Row, StreamError};
 
 /// Parameters of one prepared statement, a limit of the protocol.
 const PARAMETERS_MAX: usize = 65_535;
@@ -72,6 +72,37 @@ pub struct Shape {
     pub columns: Vec<ShapeColumn>,
     /// Places of the primary key's columns.
     pub primary: Vec<usize>,
+    /// The condition that the followed rows fulfil, in SQL.
+    pub followed: String,
+}
+
+/// A foreign key by which deleting a parent changes its children, which the log need not show. Places are those in the
+/// shapes. Its columns must have the same form in the log as in an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cascade {
+    /// The table that is referred to.
+    pub parent: usize,
+    /// Its columns that are referred to.
+    pub parent_columns: Vec<usize>,
+    /// The table that refers.
+    pub child: usize,
+    /// Its columns, in the same order.
+    pub child_columns: Vec<usize>,
+    /// What becomes of the children of a parent that is deleted.
+    pub on_delete: Orphans,
+    /// Whether they follow a parent whose columns change. That can't be done over again: it ends in an error.
+    pub on_update: bool,
+}
+
+/// What becomes of the children of a parent that is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphans {
+    /// The parent can't be deleted as long as there are any.
+    None,
+    /// They go too.
+    Deleted,
+    /// Their columns become NULL.
+    Unset,
 }
 
 /// What is to become of one row.
@@ -87,8 +118,13 @@ struct Fate {
 #[derive(Debug)]
 pub struct Batch<'a> {
     shapes: &'a [Shape],
+    cascades: &'a [Cascade],
     /// For each table the rows touched, by the bytes of their primary key.
     fates: Vec<HashMap<Vec<u8>, Fate>>,
+    /// Which children have lost their parent, by the cascade's place and the parent's values.
+    orphaned: Vec<(usize, Row)>,
+    /// Rows read with a statement, by table: placed unless a change says otherwise.
+    read: Vec<(usize, Row)>,
     bytes: usize,
     rows: usize,
 }
@@ -96,8 +132,9 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// An empty one. `shapes` are in the order of the tables that the tail was opened with.
     #[must_use]
-    pub fn new(shapes: &'a [Shape]) -> Self {
-        Self { shapes, fates: shapes.iter().map(|_| HashMap::new()).collect(), bytes: 0, rows: 0 }
+    pub fn new(shapes: &'a [Shape], cascades: &'a [Cascade]) -> Self {
+        let fates = shapes.iter().map(|_| HashMap::new()).collect();
+        Self { shapes, cascades, fates, orphaned: Vec::new(), read: Vec::new(), bytes: 0, rows: 0 }
     }
 
     /// Rows it touches.
@@ -126,8 +163,13 @@ impl<'a> Batch<'a> {
         }
         match change.images {
             Images::Insert(row) => self.place(change.table, row),
-            Images::Delete(row) => self.remove(change.table, row),
+            Images::Delete(row) => {
+                let row = self.shapes[change.table].converted(row);
+                self.orphan(change.table, &row);
+                self.remove_converted(change.table, &row);
+            }
             Images::Update { before, after } => {
+                self.check_referred(&change.columns, change.table, (&before, &after))?;
                 self.remove(change.table, before);
                 self.place(change.table, after);
             }
@@ -135,19 +177,66 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Adds a row that was read from the source with a statement: the values of the columns that are not generated.
-    pub fn add_stored(&mut self, table: usize, stored: Row) {
-        let shape = &self.shapes[table];
+    /// Adds a row that was read from the source with a statement at some time within what the changes tell of: the
+    /// values of the columns that are not generated. It is placed if no change of the batch touches it.
+    pub fn add_read(&mut self, table: usize, stored: Row) {
         self.bytes += stored.iter().map(size).sum::<usize>();
-        let row = shape.with_generated(stored);
-        let primary = shape.primary_values(&row);
-        self.set(table, Fate { primary, last: Some(row) });
+        self.read.push((table, self.shapes[table].with_generated(stored)));
     }
 
     fn remove(&mut self, table: usize, row: Row) {
         let row = self.shapes[table].converted(row);
-        let primary = self.shapes[table].primary_values(&row);
+        self.remove_converted(table, &row);
+    }
+
+    fn remove_converted(&mut self, table: usize, row: &[Value]) {
+        let primary = self.shapes[table].primary_values(row);
         self.set(table, Fate { primary, last: None });
+    }
+
+    /// A row that others refer to keeps what they refer to, unless they need not follow.
+    fn check_referred(&self, columns: &Columns, table: usize, (before, after): (&Row, &Row)) -> Result<()> {
+        let follows = |cascade: &&Cascade| {
+            let changed = cascade.parent_columns.iter().any(|&at| before[at] != after[at]);
+            cascade.parent == table && cascade.on_update && changed
+        };
+        match self.cascades.iter().find(follows) {
+            Some(_) => Err(StreamError::ReferredKey(columns.label())),
+            None => Ok(()),
+        }
+    }
+
+    /// Does to the children in the batch what the source's foreign keys did, and remembers it for all others.
+    fn orphan(&mut self, table: usize, row: &[Value]) {
+        let of_table =
+            |(_, cascade): &(usize, &Cascade)| cascade.parent == table && cascade.on_delete != Orphans::None;
+        for (at, cascade) in self.cascades.iter().enumerate().filter(of_table) {
+            let key: Row = cascade.parent_columns.iter().map(|&column| row[column].clone()).collect();
+            self.orphan_children(at, key);
+        }
+    }
+
+    fn orphan_children(&mut self, at: usize, key: Row) {
+        let cascade = &self.cascades[at];
+        let wanted = identity(&key);
+        if key.contains(&Value::NULL) {
+            return;
+        }
+        self.orphaned.push((at, key));
+        let mut gone = Vec::new();
+        for fate in self.fates[cascade.child].values_mut() {
+            let Some(row) = fate.last.as_mut().filter(|row| cascade.child_key(row) == wanted) else {
+                continue;
+            };
+            if cascade.on_delete == Orphans::Unset {
+                cascade.unset(row);
+            } else {
+                gone.extend(fate.last.take());
+            }
+        }
+        for row in gone {
+            self.orphan(cascade.child, &row);
+        }
     }
 
     fn place(&mut self, table: usize, row: Row) {
@@ -168,25 +257,102 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// The server's own; 1062 among them when a row that no change touched has the same unique value.
-    pub async fn write(&self, conn: &mut mysql_async::Conn) -> Result<()> {
-        for (shape, fates) in self.shapes.iter().zip(&self.fates) {
-            let keys: Vec<_> = fates.values().map(|fate| fate.primary.as_slice()).collect();
+    pub async fn write(mut self, conn: &mut mysql_async::Conn) -> Result<()> {
+        self.delete(conn).await?;
+        let mut next = 0;
+        while let Some((at, key)) = self.orphaned.get(next).cloned() {
+            self.cascade(conn, at, &key).await?;
+            next += 1;
+        }
+        self.settle_read();
+        self.insert(conn).await
+    }
+
+    async fn delete(&self, conn: &mut mysql_async::Conn) -> Result<()> {
+        for (table, (shape, fates)) in self.shapes.iter().zip(&self.fates).enumerate() {
+            let mut keys: Vec<Row> = fates.values().map(|fate| fate.primary.clone()).collect();
+            let read = self.read.iter().filter(|(of, _)| *of == table);
+            keys.extend(read.map(|(_, row)| shape.primary_values(row)));
+            let keys: Vec<_> = keys.iter().map(Vec::as_slice).collect();
             for chunk in chunks(&keys, shape.primary.len()) {
                 conn.exec_drop(shape.delete(chunk.len()), parameters(chunk)).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Does to the target's children what the source's foreign key did, and finds out who were theirs.
+    async fn cascade(&mut self, conn: &mut mysql_async::Conn, at: usize, key: &Row) -> Result<()> {
+        let cascade = &self.cascades[at];
+        let shape = &self.shapes[cascade.child];
+        let condition = shape.condition(&cascade.child_columns);
+        if cascade.on_delete == Orphans::Unset {
+            let unset =
+                cascade.child_columns.iter().map(|&at| format!("{} = NULL", quoted(&shape.columns[at].name)));
+            let unset = unset.collect::<Vec<_>>().join(", ");
+            conn.exec_drop(format!("UPDATE {} SET {unset} WHERE {condition}", shape.path), key.clone())
+                .await?;
+            return Ok(());
+        }
+        for (further, below) in
+            self.cascades.iter().enumerate().filter(|(_, below)| below.parent == cascade.child)
+        {
+            let names = below.parent_columns.iter().map(|&at| quoted(&shape.columns[at].name));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let query = format!("SELECT {names} FROM {} WHERE {condition}", shape.path);
+            let keys: Vec<mysql_async::Row> = conn.exec(query, key.clone()).await?;
+            for key in keys {
+                self.orphan_children(further, key.unwrap());
+            }
+        }
+        conn.exec_drop(format!("DELETE FROM {} WHERE {condition}", shape.path), key.clone()).await?;
+        Ok(())
+    }
+
+    /// Rows that were read become rows to place, unless the changes say otherwise.
+    fn settle_read(&mut self) {
+        let lost: HashSet<(usize, Vec<u8>)> =
+            self.orphaned.iter().map(|(at, key)| (*at, identity(key))).collect();
+        for (table, mut row) in std::mem::take(&mut self.read) {
+            let mut gone = false;
+            for (at, cascade) in
+                self.cascades.iter().enumerate().filter(|(_, cascade)| cascade.child == table)
+            {
+                if !lost.contains(&(at, cascade.child_key(&row))) {
+                    continue;
+                }
+                if cascade.on_delete == Orphans::Unset { cascade.unset(&mut row) } else { gone = true }
+            }
+            let primary = self.shapes[table].primary_values(&row);
+            let key = identity(&primary);
+            if !gone && !self.fates[table].contains_key(&key) {
+                self.fates[table].insert(key, Fate { primary, last: Some(row) });
+                self.rows += 1;
+            }
+        }
+    }
+
+    async fn insert(&self, conn: &mut mysql_async::Conn) -> Result<()> {
         for (shape, fates) in self.shapes.iter().zip(&self.fates) {
-            let rows: Vec<Row> = fates
-                .values()
-                .filter_map(|fate| fate.last.as_ref())
-                .map(|row| shape.stored_values(row))
-                .collect();
+            let last = fates.values().filter_map(|fate| fate.last.as_ref());
+            let rows: Vec<Row> = last.map(|row| shape.stored_values(row)).collect();
             let rows: Vec<_> = rows.iter().map(Vec::as_slice).collect();
             for chunk in chunks(&rows, shape.stored().count()) {
                 conn.exec_drop(shape.insert(chunk.len()), parameters(chunk)).await?;
             }
         }
         Ok(())
+    }
+}
+
+impl Cascade {
+    /// The bytes that tell whose child a row is.
+    fn child_key(&self, row: &[Value]) -> Vec<u8> {
+        identity(&self.child_columns.iter().map(|&at| row[at].clone()).collect::<Row>())
+    }
+
+    fn unset(&self, row: &mut Row) {
+        self.child_columns.iter().for_each(|&at| row[at] = Value::NULL);
     }
 }
 
@@ -232,25 +398,6 @@ fn identity(primary: &[Value]) -> Vec<u8> {
 }
 
 impl Shape {
-    /// The bytes that tell one row from another, of a row that was read with a statement.
-    #[must_use]
-    pub fn primary_of_stored(&self, stored: &[Value]) -> Vec<u8> {
-        identity(&self.primary_values(&self.with_generated(stored.to_vec())))
-    }
-
-    /// The same of each row that a change names: one, or two when the primary key has changed.
-    pub fn primaries_of(&self, change: &Change) -> impl Iterator<Item = Vec<u8>> {
-        let (first, second) = match &change.images {
-            Images::Insert(row) | Images::Delete(row) => (row, None),
-            Images::Update { before, after } => (before, Some(after)),
-        };
-        let primary = |row: &Row| {
-            let values = self.primary.iter().map(|&at| self.columns[at].conversion.convert(row[at].clone()));
-            identity(&values.collect::<Row>())
-        };
-        [Some(first), second].into_iter().flatten().map(primary).collect::<Vec<_>>().into_iter()
-    }
-
     /// In the table's order again.
     fn with_generated(&self, stored: Row) -> Row {
         let mut stored = stored.into_iter();
@@ -276,13 +423,18 @@ impl Shape {
         self.stored().map(|(at, _)| row[at].clone()).collect()
     }
 
+    fn equal(&self, columns: &[usize]) -> String {
+        let one = |&at: &usize| format!("{} = {}", quoted(&self.columns[at].name), self.columns[at].compare);
+        columns.iter().map(one).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Followed rows with certain values in some columns.
+    fn condition(&self, columns: &[usize]) -> String {
+        format!("{} AND {}", self.followed, self.equal(columns))
+    }
+
     fn delete(&self, rows: usize) -> String {
-        let one = self
-            .primary
-            .iter()
-            .map(|&at| format!("{} = {}", quoted(&self.columns[at].name), self.columns[at].compare))
-            .collect::<Vec<_>>()
-            .join(" AND ");
+        let one = self.equal(&self.primary);
         let all = vec![format!("({one})"); rows].join(" OR ");
         format!("DELETE FROM {} WHERE {all}", self.path)
     }
@@ -305,7 +457,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::Columns;
     use crate::value::Codec;
 
     fn shape() -> Shape {
@@ -316,7 +467,12 @@ mod tests {
             compare: "?".into(),
             conversion: Conversion::None,
         };
-        Shape { path: "`app`.`t`".into(), columns: ["id", "g", "v"].map(column).into(), primary: vec![0] }
+        Shape {
+            path: "`app`.`t`".into(),
+            columns: ["id", "g", "v"].map(column).into(),
+            primary: vec![0],
+            followed: "1 = 1".into(),
+        }
     }
 
     fn change(images: Images) -> Change {
@@ -333,7 +489,7 @@ mod tests {
     #[test]
     fn each_row_has_one_fate() {
         let shapes = [shape()];
-        let mut batch = Batch::new(&shapes);
+        let mut batch = Batch::new(&shapes, &[]);
         batch.add(change(Images::Insert(row(1, 10)))).unwrap();
         batch.add(change(Images::Update { before: row(1, 10), after: row(1, 11) })).unwrap();
         batch.add(change(Images::Update { before: row(1, 11), after: row(2, 11) })).unwrap();
@@ -344,11 +500,57 @@ mod tests {
     }
 
     #[test]
+    fn children_go_with_their_parent_unless_they_come_back() {
+        // The column v names the parent.
+        let shapes = [shape()];
+        let cascade = Cascade {
+            parent: 0,
+            parent_columns: vec![0],
+            child: 0,
+            child_columns: vec![2],
+            on_delete: Orphans::Deleted,
+            on_update: true,
+        };
+        let cascades = [cascade];
+        let mut batch = Batch::new(&shapes, &cascades);
+        for images in [Images::Insert(row(2, 1)), Images::Insert(row(3, 2)), Images::Delete(row(1, 0))] {
+            batch.add(change(images)).unwrap();
+        }
+        batch.add(change(Images::Insert(row(4, 1)))).unwrap();
+        for read in [[5, 1], [6, 9], [4, 7]] {
+            batch.add_read(0, read.map(Value::Int).to_vec());
+        }
+        batch.settle_read();
+        let mut left: Vec<_> = batch.fates[0].values().filter_map(|fate| fate.last.clone()).collect();
+        left.sort_by_key(|row| format!("{row:?}"));
+        let mut read = row(6, 9);
+        read[1] = Value::NULL;
+        assert_eq!(left, [row(4, 1), read], "2 and its child 3 went with 1, and so did 5; 4 came later");
+    }
+
+    #[test]
+    fn a_key_that_children_follow_may_not_change() {
+        let shapes = [shape()];
+        let cascades = [Cascade {
+            parent: 0,
+            parent_columns: vec![0],
+            child: 0,
+            child_columns: vec![2],
+            on_delete: Orphans::None,
+            on_update: true,
+        }];
+        let mut batch = Batch::new(&shapes, &cascades);
+        batch.add(change(Images::Update { before: row(1, 1), after: row(1, 2) })).unwrap();
+        let error = batch.add(change(Images::Update { before: row(1, 1), after: row(2, 1) })).unwrap_err();
+        assert!(matches!(error, StreamError::ReferredKey(table) if table == "app.t"));
+    }
+
+    #[test]
     fn other_columns_are_refused() {
         let mut other = shape();
         other.columns.swap(1, 2);
         let shapes = [other];
-        let error = Batch::new(&shapes).add(change(Images::Insert(row(1, 1)))).unwrap_err();
+        let error = Batch::new(&shapes, &[]).add(change(Images::Insert(row(1, 1)))).unwrap_err();
         assert!(matches!(error, StreamError::Redefined(table) if table == "app.t"));
     }
 

@@ -53,6 +53,11 @@ pub enum StreamError {
     /// A row went from the followed user to another, or the other way.
     #[error("table {0}: a row changed its owner")]
     OwnerChanged(String),
+    /// Rows of other tables followed, by a foreign key, which the log need not show.
+    #[error(
+        "table {0}: a row changed columns that a foreign key with ON UPDATE CASCADE or SET NULL refers to"
+    )]
+    ReferredKey(String),
     /// A prepared XA transaction holds changes of the followed rows; whether they become real is not known yet.
     #[error("an XA transaction that is prepared and not yet committed changes rows of the user")]
     PreparedXa,

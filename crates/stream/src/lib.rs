@@ -19,7 +19,7 @@ mod table_map;
 mod tail;
 mod value;
 
-pub use apply::{Batch, Conversion, Shape, ShapeColumn};
+pub use apply::{Batch, Cascade, Conversion, Orphans, Shape, ShapeColumn};
 pub use change::{Change, Images, Item, Row, Transaction};
 pub use columns::Columns;
 pub use error::StreamError;

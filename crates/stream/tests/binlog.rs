@@ -356,8 +356,14 @@ fn shapes(kind: Kind) -> Vec<Shape> {
             path: "app.kinds".into(),
             columns: all.iter().map(column).collect(),
             primary: primary.into(),
+            followed: "user_id = 623".into(),
         },
-        Shape { path: "app.plain".into(), columns: plain.iter().map(column).collect(), primary: vec![0] },
+        Shape {
+            path: "app.plain".into(),
+            columns: plain.iter().map(column).collect(),
+            primary: vec![0],
+            followed: "user_id = 623".into(),
+        },
     ]
 }
 
@@ -423,7 +429,7 @@ async fn work(conn: &mut Conn, kind: Kind, rng: &mut StdRng, transactions: usize
 /// Reads until `end` is reached, and applies what came.
 async fn follow(tail: &mut Tail, end: &GtidPosition, shapes: &[Shape], target: &mut Conn) {
     while !tail.position().covers(end) {
-        let mut batch = Batch::new(shapes);
+        let mut batch = Batch::new(shapes, &[]);
         while let Item::Transaction(Transaction { changes, position, .. }) = next(tail).await {
             changes.into_iter().for_each(|change| batch.add(change).unwrap());
             if position.is_some() {

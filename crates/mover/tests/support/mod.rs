@@ -81,7 +81,7 @@ impl Ground {
         ground
     }
 
-    async fn add_table(&self, name: &str, text_key: bool, create: &str) {
+    pub(crate) async fn add_table(&self, name: &str, text_key: bool, create: &str) {
         for shard in ["s1", "s2"] {
             let mut conn = self.writer(shard).await;
             conn.query_drop(create).await.unwrap();
@@ -98,6 +98,14 @@ impl Ground {
             state: TableState::Ready,
         };
         rows::upsert_table(self.global(), &row).await.unwrap();
+    }
+
+    pub(crate) async fn drop_table(&self, name: &str) {
+        rows::delete_table(self.global(), "app", name).await.unwrap();
+        for shard in ["s1", "s2"] {
+            let mut conn = self.writer(shard).await;
+            conn.query_drop(format!("DROP TABLE app.{name}")).await.unwrap();
+        }
     }
 
     pub(crate) fn global(&self) -> &Global {
