@@ -215,19 +215,20 @@ impl Run {
     /// Reads all that a decision needs, from the writers.
     async fn picture(&self, row: MoveRow) -> Result<Picture> {
         let phase = Phase::parse(&row.phase)?;
-        let state = State::load(&self.global).await?;
-        let directory = rows::directory_row(&self.global, &self.key)
-            .await?
-            .ok_or_else(|| MoveError::UnknownUser(self.key.clone()))?;
+        // Within a cutover every round trip is a part of the user's pause.
+        let (state, directory) =
+            tokio::join!(State::load(&self.global), rows::directory_row(&self.global, &self.key));
+        let (state, directory) = (state?, directory?);
+        let directory = directory.ok_or_else(|| MoveError::UnknownUser(self.key.clone()))?;
         let mut facts = self.facts_of_global(phase, &row, &state, &directory)?;
         let mut progress = None;
         // A move that was never fenced has touched no shard: it may be aborted with a shard down.
         if facts.directory.ours || phase.is_committed() {
             // Undoing needs the source first, the user's home; the target may be what is down.
-            let mut source = self.sessions.on_writer(writer(&state, row.src)?).await?;
-            facts.source = shard_rows::ownership(&mut source, &self.key, self.id).await?;
-            self.sessions.keep(source);
-            match self.target_facts(&state, &row).await {
+            let (source, target) =
+                tokio::join!(self.source_fact(&state, &row), self.target_facts(&state, &row));
+            facts.source = source?;
+            match target {
                 Ok((own, found)) => {
                     facts.target = own;
                     facts.progress = found.as_ref().map(|found| found.fact);
@@ -249,6 +250,13 @@ impl Run {
         let reowned = facts.phase == Phase::Aborting
             && facts.source.is_none_or(|own| own.own_gen == facts.directory.own_gen);
         undoing && !reowned && facts.phase != Phase::Closed
+    }
+
+    async fn source_fact(&self, state: &State, row: &MoveRow) -> Result<Option<crate::OwnFact>> {
+        let mut source = self.sessions.on_writer(writer(state, row.src)?).await?;
+        let own = shard_rows::ownership(&mut source, &self.key, self.id).await?;
+        self.sessions.keep(source);
+        Ok(own)
     }
 
     async fn target_facts(
