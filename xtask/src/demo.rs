@@ -28,8 +28,8 @@ use load::Load;
 use report::Report;
 
 const PROFILE: &str = "fast";
-/// Users that are moved beside the largest one.
-const OTHERS: usize = 20;
+/// The last of them are moved with their writes refused meanwhile, the others online.
+const LOCKED: usize = 3;
 /// Moves at once.
 const AT_ONCE: usize = 4;
 /// Load before the first move and after the last event.
@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Operations a second that the load begins; each is one statement or a few
     #[arg(long, default_value_t = 150)]
     rate: u32,
+    /// Users that are moved: the largest, and others that live on the same shard
+    #[arg(long, default_value_t = 21)]
+    moves: usize,
     /// The folder; an earlier demo in it is removed
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -105,7 +108,7 @@ fn show(playground: &mut Playground, options: &Options) -> Result<Report> {
     let mut load = Load::start(playground.photos()?, &journal, options.rate)?;
     load.wait_until_it_flows()?;
     load.go_on(CALM)?;
-    let moves = move_users(playground, largest)?;
+    let moves = move_users(playground, largest, options.moves)?;
     let flip = flip(playground)?;
     kill_a_cache(playground)?;
     load.go_on(CALM.max(Duration::from_secs(options.seconds).saturating_sub(load.age())))?;
@@ -135,23 +138,26 @@ fn shard_of(playground: &Playground, user: i64) -> Result<String> {
     Ok(text(&found, "shard")?.to_owned())
 }
 
-/// Moves the largest user and some of its neighbours to the other shard; writes of each are refused meanwhile.
-fn move_users(playground: &Playground, largest: i64) -> Result<Vec<Value>> {
+/// Moves the largest user and some of its neighbours to the other shard, most of them while they write.
+fn move_users(playground: &Playground, largest: i64, moves: usize) -> Result<Vec<Value>> {
     let from = shard_of(playground, largest)?;
     let to = if from == "s1" { "s2" } else { "s1" };
-    let listed = playground.usher(&["user", "list", "--shard", &from, "--limit", "100"])?;
+    let listed =
+        playground.usher(&["user", "list", "--shard", &from, "--limit", &(moves + 1).to_string()])?;
     let largest = largest.to_string();
     let mut users = vec![largest.clone()];
     let others = listed["users"].as_array().context("no list of users")?.iter();
     let others = others.filter_map(|user| user["user"].as_str()).filter(|user| *user != largest);
-    users.extend(others.take(OTHERS).map(str::to_owned));
+    users.extend(others.take(moves.saturating_sub(1)).map(str::to_owned));
     say(&format!("moving user {largest}, the largest, and {} others from {from} to {to}", users.len() - 1));
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(user) = users.get(next.fetch_add(1, Relaxed)) {
-                    let moved = move_user(playground, user, to);
+                loop {
+                    let at = next.fetch_add(1, Relaxed);
+                    let Some(user) = users.get(at) else { return };
+                    let moved = move_user(playground, user, to, at + LOCKED >= users.len());
                     done.lock().unwrap_or_else(PoisonError::into_inner).push(moved);
                 }
             });
@@ -160,14 +166,16 @@ fn move_users(playground: &Playground, largest: i64) -> Result<Vec<Value>> {
     done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
 }
 
-fn move_user(playground: &Playground, user: &str, to: &str) -> Result<Value> {
-    let moved =
-        playground.usher(&["move", "start", "--user", user, "--to", to, "--locked", "--reason", "demo"])?;
+fn move_user(playground: &Playground, user: &str, to: &str, locked: bool) -> Result<Value> {
+    let mode = if locked { "--locked" } else { "--online" };
+    let moved = playground.usher(&["move", "start", "--user", user, "--to", to, mode, "--reason", "demo"])?;
     let now = shard_of(playground, user.parse()?)?;
     ensure!(now == to, "user {user} is on {now} after its move to {to}");
     say(&format!(
-        "  user {user} moved: {} rows, writes refused for {} ms",
-        moved["rows_done"], moved["locked_ms"]
+        "  user {user} moved: {} rows, writes {} for {} ms",
+        moved["rows_done"],
+        if locked { "refused" } else { "held" },
+        moved["locked_ms"]
     ));
     Ok(moved)
 }

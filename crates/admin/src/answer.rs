@@ -82,7 +82,6 @@ impl From<MoveError> for Problem {
             MoveError::UnknownUser(_) | MoveError::UnknownShard(_) | MoveError::NoSuchMove(_) => {
                 StatusCode::NOT_FOUND
             }
-            MoveError::ModeNotSupported => StatusCode::BAD_REQUEST,
             MoveError::Server { .. } => StatusCode::SERVICE_UNAVAILABLE,
             MoveError::Phase(_) | MoveError::Data(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::CONFLICT,

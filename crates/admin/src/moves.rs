@@ -48,7 +48,7 @@ pub(crate) async fn start(
         Value::String(text) => text.clone(),
         _ => return Err(Problem::bad("user is a number or a text")),
     };
-    let mode = MoveMode::parse(call.mode.as_deref().unwrap_or("locked"))
+    let mode = MoveMode::parse(call.mode.as_deref().unwrap_or("online"))
         .map_err(|_| Problem::bad("mode is \"locked\" or \"online\""))?;
     let start = StartMove {
         key: Key::from_stored(&key),

@@ -26,6 +26,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Drains under way at once; further versions are drained together.
 const DRAINS_MAX: usize = 32;
+/// How often the global master is polled, at least, while a cutover may come at any moment: writes wait for the last
+/// proxy to hear of it.
+const CUTOVER_POLL: Duration = Duration::from_millis(10);
 const DRAIN_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How often a proxy says that it lives, at most; also how often it retries what a server was away for.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -167,9 +170,11 @@ impl Participant {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
+            let soon = self.directory.state().moving.has_cutovers();
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 _ = ticks.tick() => {}
+                () = tokio::time::sleep(CUTOVER_POLL), if soon => {}
                 () = first_drain(&mut running.drains) => {}
             }
             match self.step(&mut running).await {

@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 use usher_topology::{Epoch, Generation, Key, Role, Server, ServerId, Shard, ShardId, ShardState, Topology};
 
 use crate::columns::Columns;
-use crate::rows::{MoveRow, TableRow, moves, tables};
+use crate::rows::{MoveMode, MoveRow, TableRow, moves, tables};
 use crate::text_enum::text_enum;
 use crate::{Error, Global, Result};
 
@@ -75,6 +75,16 @@ impl MovingSet {
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// Whether an entity is being moved online and not settled yet: at its cutover writes wait for every proxy.
+    #[must_use]
+    pub fn has_cutovers(&self) -> bool {
+        let waits = |moving: &Moving| {
+            moving.row.mode == MoveMode::Online
+                && matches!(moving.located.state, EntityState::Moving | EntityState::Locked)
+        };
+        self.by_key.values().any(|moving| waits(moving))
     }
 
     /// All that are moving.

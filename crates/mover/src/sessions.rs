@@ -1,6 +1,7 @@
 //! Connections of one mover to the servers of the shards, kept while they work.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -19,6 +20,8 @@ pub(crate) struct Session {
     /// The server's name, for messages.
     pub(crate) server: String,
     id: ServerId,
+    /// When it was last known to be good.
+    kept: Instant,
 }
 
 impl Session {
@@ -36,6 +39,9 @@ pub(crate) struct Sessions {
 
 /// Connections kept to one server.
 const IDLE_MAX: usize = 2;
+/// Whoever takes one back within this time finds out by its own statement whether it still is good: at a cutover every
+/// round trip is a part of the user's pause.
+const FRESH: Duration = Duration::from_millis(500);
 
 impl Sessions {
     pub(crate) fn new(global: Global) -> Self {
@@ -46,7 +52,8 @@ impl Sessions {
     pub(crate) async fn on(&self, server: &Server) -> Result<Session> {
         let kept = self.idle.lock().get_mut(&server.id).and_then(Vec::pop);
         if let Some(mut session) = kept
-            && self.global.server_bounded(&session.server, session.conn.ping()).await.is_ok()
+            && (session.kept.elapsed() < FRESH
+                || self.global.server_bounded(&session.server, session.conn.ping()).await.is_ok())
         {
             return Ok(session);
         }
@@ -55,7 +62,7 @@ impl Sessions {
         for setting in session_settings(family) {
             conn.query_drop(setting).await.map_err(MoveError::at(&server.name))?;
         }
-        Ok(Session { conn, family, server: server.name.clone(), id: server.id })
+        Ok(Session { conn, family, server: server.name.clone(), id: server.id, kept: Instant::now() })
     }
 
     /// A session on a shard's writer, proven to take writes at this moment.
@@ -66,7 +73,8 @@ impl Sessions {
     }
 
     /// Keeps a session whose last exchange went well.
-    pub(crate) fn keep(&self, session: Session) {
+    pub(crate) fn keep(&self, mut session: Session) {
+        session.kept = Instant::now();
         let mut idle = self.idle.lock();
         let kept = idle.entry(session.id).or_default();
         if kept.len() < IDLE_MAX {

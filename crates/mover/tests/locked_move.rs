@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use support::{Ground, limits, start};
-use usher_directory::rows::{self, MoveMode};
+use usher_directory::rows;
 use usher_directory::{EntityState, State};
 use usher_mover::{FAIL_POINTS, MoveError, Mover, Outcome, Phase, Refusal, StartMove};
 use usher_playground::Server as Kind;
@@ -183,8 +183,6 @@ async fn requests_are_checked(ground: &Ground) {
     assert_eq!(ask(start(&Key::Int(999_999), to)).await.id(), "unknown_user");
     assert_eq!(ask(start(&key, "s9")).await.id(), "unknown_shard");
     assert_eq!(ask(start(&key, &home)).await.id(), "already_there");
-    let online = StartMove { mode: MoveMode::Online, ..start(&key, to) };
-    assert_eq!(ask(online).await.id(), "mode_not_supported");
     rows::set_pinned(ground.global(), &key, Some("vip")).await.unwrap();
     assert_eq!(ask(start(&key, to)).await.id(), "pinned");
     rows::set_pinned(ground.global(), &key, None).await.unwrap();

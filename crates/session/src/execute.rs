@@ -396,13 +396,16 @@ impl Session {
         self.shared.metrics.to_writer.inc();
         let own = self.transaction == Transaction::None && self.autocommit && leave.fence.is_some();
         let begun = self.begin_on(&mut lent, own).await;
+        // Also for what a transaction begins with: the target may not own the user yet, and it is to write there later.
+        let fences = order.writes() || matches!(self.transaction, Transaction::Pending { .. });
         let fenced = match (begun, leave.fence, order.key) {
-            (Ok(()), Some(own_gen), Some(key)) if order.writes() => self.fence(&mut lent, key, own_gen).await,
+            (Ok(()), Some(own_gen), Some(key)) if fences => self.fence(&mut lent, key, own_gen).await,
             (begun, ..) => begun.map(|()| true),
         };
         match fenced {
             Ok(true) => {
-                if let Some(key) = order.key.filter(|_| order.writes()) {
+                // A read that took no lock leaves a write that comes later to be let in by itself.
+                if let Some(key) = order.key.filter(|_| order.writes() || fences && leave.fence.is_some()) {
                     self.cleared.push(key.clone());
                 }
             }

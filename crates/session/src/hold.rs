@@ -9,8 +9,10 @@ use usher_wire::sqlerr::{ErrorId, Failure};
 use crate::sessions::{Handle, Wait};
 use crate::shared::Shared;
 
-/// How long to wait before a server that could not be reached is tried again, if no news come first.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait before a server that could not be reached, or does not own the user yet, is tried again, if no news
+/// come first: twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// One statement's waits.
 #[derive(Debug)]
@@ -19,11 +21,12 @@ pub(crate) struct Hold<'s> {
     handle: &'s Handle,
     since: Option<(Instant, SemaphorePermit<'s>)>,
     in_transaction: bool,
+    pause: Duration,
 }
 
 impl<'s> Hold<'s> {
     pub(crate) fn new(shared: &'s Shared, handle: &'s Handle, in_transaction: bool) -> Self {
-        Self { shared, handle, since: None, in_transaction }
+        Self { shared, handle, since: None, in_transaction, pause: FIRST_PAUSE }
     }
 
     /// Waits until the deployment's state is newer than `version`.
@@ -51,7 +54,8 @@ impl<'s> Hold<'s> {
         }
         let mut news = self.shared.directory.subscribe();
         let newer = news.wait_for(|seen| *seen > version);
-        let _ = timeout(left.min(RETRY_PAUSE), newer).await;
+        let _ = timeout(left.min(self.pause), newer).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
     }
 

@@ -246,7 +246,7 @@ pub(crate) struct AccountOptions {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("mode").required(true))]
+#[command(group = ArgGroup::new("mode"))]
 pub(crate) struct MoveStart {
     /// The user.
     #[arg(long)]
@@ -257,7 +257,7 @@ pub(crate) struct MoveStart {
     /// Refuse the user's writes while its rows are copied.
     #[arg(long, group = "mode")]
     pub(crate) locked: bool,
-    /// Copy while the user writes.
+    /// Copy while the user writes; writes wait for a moment at the end. This is the default.
     #[arg(long, group = "mode")]
     pub(crate) online: bool,
     /// Why; it stands in the history.

@@ -22,7 +22,7 @@ const PRINT: Duration = Duration::from_secs(2);
 
 /// `usher move start`
 pub(crate) async fn start(deployment: &Deployment, start: MoveStart, say: &Say) -> anyhow::Result<()> {
-    let mode = if start.online { MoveMode::Online } else { MoveMode::Locked };
+    let mode = if start.locked { MoveMode::Locked } else { MoveMode::Online };
     let controller = deployment.live_controller().await?;
     if start.detach && controller.is_none() {
         anyhow::bail!(
@@ -157,7 +157,8 @@ async fn conclude(deployment: &Deployment, mover: &Mover, id: MoveId, say: &Say)
 fn sentence(row: &MoveRow, phase: Phase, state: &State) -> String {
     let (from, to) = (shard_name(state, row.src), shard_name(state, row.dst));
     let copied = format!("{} rows, {}", row.rows_done, bytes(row.bytes_done));
-    let locked = row.locked_ms.map(|ms| format!(", writes refused for {}", time(ms))).unwrap_or_default();
+    let how = if row.mode == MoveMode::Online { "held" } else { "refused" };
+    let locked = row.locked_ms.map(|ms| format!(", writes {how} for {}", time(ms))).unwrap_or_default();
     let MoveRow { id, key, .. } = row;
     match phase {
         Phase::Finished => {

@@ -45,8 +45,7 @@ impl Report {
 
     fn rows(&self) -> Vec<(&'static str, String)> {
         let (run, proof) = (&self.run, &self.proof);
-        let of_moves = |key: &'static str| self.moves.iter().map(move |done| number(&done[key]));
-        let (moved, locked) = (of_moves("rows_done").sum::<u64>(), of_moves("locked_ms").max().unwrap_or(0));
+        let moved: u64 = self.moves.iter().map(|done| number(&done["rows_done"])).sum();
         vec![
             ("statements", format!("{} in {:.0} s", run["statements"], float(&run["seconds"]))),
             ("answers checked", format!("{}, {} wrong", run["checks"], run["wrong_answers"])),
@@ -54,7 +53,8 @@ impl Report {
             ("lock messages (users being moved)", run["locked"].to_string()),
             ("longest pause of a statement", format!("{:.0} ms", float(&run["longest_pause_ms"]))),
             ("users moved under load", format!("{} with {moved} rows", self.moves.len())),
-            ("longest lock of a moved user", format!("{locked} ms")),
+            ("writes held by a move, online", self.pauses("online")),
+            ("writes refused by a move, locked", self.pauses("locked")),
             ("writes held by the flip", format!("{} ms", number(&self.flip["hold_ms"]))),
             ("one read, without usher", self.latency("without")),
             ("one read, with usher", self.latency("with")),
@@ -63,6 +63,16 @@ impl Report {
             ("values as last acknowledged", proof["values"].to_string()),
             ("problems found", proof["problem_count"].to_string()),
         ]
+    }
+
+    /// How long users' writes were kept waiting by the moves of one mode.
+    fn pauses(&self, mode: &str) -> String {
+        let of_mode = self.moves.iter().filter(|done| done["mode"] == mode);
+        let mut times: Vec<u64> = of_mode.map(|done| number(&done["locked_ms"])).collect();
+        times.sort_unstable();
+        let at =
+            |share: usize| times.get((times.len() * share).div_ceil(100).max(1) - 1).copied().unwrap_or(0);
+        format!("{} moves: p50 {} ms, p99 {} ms, max {} ms", times.len(), at(50), at(99), at(100))
     }
 
     fn latency(&self, target: &str) -> String {
@@ -92,13 +102,17 @@ mod tests {
     fn a_report_is_good_only_without_errors_and_with_a_proof() {
         let report = |errors: u64, proof: Value| Report {
             latencies: json!([{"target": "with", "p50_us": 80.2, "p99_us": 120.0}]),
-            moves: vec![json!({"rows_done": 20, "locked_ms": 15}), json!({"rows_done": 2, "locked_ms": 3})],
+            moves: vec![
+                json!({"rows_done": 20, "mode": "online", "locked_ms": 15}),
+                json!({"rows_done": 2, "mode": "online", "locked_ms": 3}),
+            ],
             flip: json!({"hold_ms": 50}),
             run: json!({"errors": errors}),
             proof,
         };
         let good = report(0, json!({"problem_count": 0}));
         assert!(good.is_good() && good.to_text().contains("2 with 22 rows"), "{}", good.to_text());
+        assert!(good.to_text().contains("2 moves: p50 3 ms, p99 15 ms, max 15 ms"), "{}", good.to_text());
         assert!(!report(1, json!({"problem_count": 0})).is_good());
         assert!(!report(0, json!({})).is_good());
     }

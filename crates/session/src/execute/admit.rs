@@ -51,7 +51,9 @@ impl Session {
         order: &mut Order<'_>,
         hold: &mut Hold<'_>,
     ) -> Result<Admission, Stop> {
-        for _ in 0..ADMIT_ATTEMPTS {
+        let mut attempts = 0;
+        // Waits do not count: while it waits, other users' moves bring new states, too.
+        while attempts < ADMIT_ATTEMPTS {
             let era = self.shared.directory.era();
             let state = self.shared.directory.state();
             let shard = find(&state, order.place.shard)?;
@@ -62,6 +64,7 @@ impl Session {
                     self.relocate(order).await?;
                 }
                 Verdict::Go(fence) => {
+                    attempts += 1;
                     self.entered = true;
                     InFlight::enter(&self.slot, shard.id, order.key, state.version);
                     let current = Arc::ptr_eq(&state, &self.shared.directory.state());
@@ -133,7 +136,7 @@ impl Session {
         match moving.located.state {
             EntityState::Active => Verdict::Go(None),
             EntityState::Moving | EntityState::Settling => Verdict::Go(Some(moving.located.own_gen)),
-            EntityState::Locked if !self.reads_only(order) => {
+            EntityState::Locked if self.waits_for_move(moving.row.mode, order) => {
                 let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
                 let failure = locked(key, to, moving.row.eta_ms, self.transaction != Transaction::None);
                 match moving.row.mode {
@@ -145,8 +148,11 @@ impl Session {
         }
     }
 
-    pub(super) fn reads_only(&self, order: &Order<'_>) -> bool {
-        !order.writes()
+    /// Whether a statement about a locked user is not to go where the user still lives. A transaction that begins with a
+    /// read may write later, and could not do so once the user has left from under it.
+    fn waits_for_move(&self, mode: MoveMode, order: &Order<'_>) -> bool {
+        let begins = matches!(self.transaction, Transaction::Pending { .. });
+        order.writes() || mode == MoveMode::Online && begins
     }
 
     /// Lets a write in on a connection that the session holds.
@@ -189,31 +195,32 @@ impl Session {
         hold: &mut Hold<'_>,
     ) -> Result<bool, Stop> {
         let touched = InFlight::has_key(&self.slot, key);
-        for _ in 0..ADMIT_ATTEMPTS {
+        let mut attempts = 0;
+        while attempts < ADMIT_ATTEMPTS {
             let state = self.shared.directory.state();
             self.entered = true;
             InFlight::enter(&self.slot, bound.shard, Some(key), state.version);
             let there = self.is_still_there(&state, order).await?;
             if !Arc::ptr_eq(&state, &self.shared.directory.state()) {
+                attempts += 1;
                 continue;
             }
             let Some(moving) = state.moving.get(key) else { return Ok(there) };
+            let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
             match (moving.located.state, moving.row.mode) {
                 (EntityState::Active, _) => return Ok(there),
-                (EntityState::Moving | EntityState::Settling, _) => {
-                    return Ok(there && self.fence_bound(bound, key, moving.located.own_gen).await?);
+                (EntityState::Locked, MoveMode::Locked) => {
+                    return Err(locked(key, to, moving.row.eta_ms, true).into());
                 }
-                (EntityState::Locked, mode) => {
-                    let to = state.topology.shard(moving.row.dst).map_or("?", |shard| shard.name.as_str());
-                    let failure = locked(key, to, moving.row.eta_ms, true);
-                    if mode == MoveMode::Locked {
-                        return Err(failure.into());
-                    }
-                    if !touched {
-                        // The cutover must not wait for this write while it waits for the cutover.
-                        self.shared.in_flight.leave_key(&self.slot, key);
-                    }
-                    hold.wait_newer(state.version, &failure).await?;
+                (EntityState::Locked, MoveMode::Online) if !touched => {
+                    // The cutover must not wait for this write while it waits for the cutover.
+                    self.shared.in_flight.leave_key(&self.slot, key);
+                    hold.wait_newer(state.version, &locked(key, to, moving.row.eta_ms, true)).await?;
+                }
+                // A transaction that has begun before the cutover goes on: the cutover waits for its end. One that fails
+                // here must end at once, as it has locked the row that the mover is about to change.
+                (EntityState::Moving | EntityState::Settling | EntityState::Locked, _) => {
+                    return Ok(there && self.fence_bound(bound, key, moving.located.own_gen).await?);
                 }
             }
         }

@@ -78,9 +78,11 @@ impl Session {
             return Err(self.lost_bound(bound, &Fault::Closed, false).into());
         }
         self.bring_settings(bound).await?;
-        let fence = match order.writes() {
+        // What a transaction begins with is entered as well: a move waits for its end.
+        let begins = !open && (self.transaction != Transaction::None || !self.autocommit);
+        let fence = match order.writes() || begins {
             true => match self.admit_bound(bound, open, order).await? {
-                Admitted::Here(fence) => fence,
+                Admitted::Here(fence) => fence.filter(|_| order.writes()),
                 Admitted::Elsewhere if open => {
                     return Err(Failure::new(ErrorId::FenceClosed).safe_to_retry().into());
                 }
