@@ -159,8 +159,9 @@ async fn shape(conn: &mut Conn, text: &str, prepared: bool) -> Vec<String> {
 
 async fn the_clients_own_timeout_holds(proxy: &Proxy) {
     let mut conn = proxy.connect().await;
-    conn.query_drop("SET wait_timeout = 1").await.unwrap();
+    // Before the statement: the session is idle from when its answer is sent, not from when this task sees it.
     let idle = std::time::Instant::now();
+    conn.query_drop("SET wait_timeout = 1").await.unwrap();
     until("the idle session to be ended", || async {
         let mut asking = proxy.connect().await;
         let text = format!("KILL QUERY {}", conn.id());

@@ -100,17 +100,25 @@ async fn as_on_one_server(kind: Server) {
     }
     let may_hold = Arc::new(Semaphore::new(backends - SPARE));
     let mut running = Vec::new();
-    for number in 0..sessions {
+    // To look into one that differs.
+    let only: Option<u64> = std::env::var("TEST_ONLY").ok().and_then(|number| number.parse().ok());
+    let pair = async |number| {
         // Statements prepared anew each time: what an old one means after SET NAMES differs.
         let fresh = |builder: mysql_async::OptsBuilder| builder.stmt_cache_size(0).db_name(Some("solo"));
         let through = proxy.login().with(fresh).connect().await.unwrap();
         let direct =
             Login::new(plain.port, &plain.user, &plain.password).with(fresh).connect().await.unwrap();
-        let pair = Pair { through, direct, number, kind, done: String::new(), kept: Vec::new() };
+        Pair { through, direct, number, kind, done: String::new(), kept: Vec::new() }
+    };
+    let mut failed = Vec::new();
+    for (number, script) in (sessions..).zip(SCRIPTS) {
+        failed.extend(pair(number).await.run_script(script).await.err());
+    }
+    for number in (0..sessions).filter(|number| only.is_none_or(|only| only == *number)) {
+        let pair = pair(number).await;
         let rng = StdRng::seed_from_u64(seed.wrapping_mul(1000) + number);
         running.push(tokio::spawn(pair.run(rng, steps, Arc::clone(&may_hold))));
     }
-    let mut failed = Vec::new();
     for session in running {
         failed.extend(session.await.unwrap().err());
     }
@@ -144,13 +152,7 @@ struct Pair {
 impl Pair {
     async fn run(mut self, mut rng: StdRng, steps: u64, may_hold: Arc<Semaphore>) -> Result<(), String> {
         let number = self.number;
-        let ids = "id INT AUTO_INCREMENT PRIMARY KEY";
-        for table in ["t", "u"] {
-            self.both(&format!(
-                "CREATE TABLE {table}{number} ({ids}, n INT NOT NULL, s VARCHAR(5), UNIQUE (n))"
-            ))
-            .await?;
-        }
+        self.make_tables().await?;
         let mut script = Script::default();
         for _ in 0..steps {
             if script.hold.is_none() && rng.random_bool(0.15) {
@@ -177,6 +179,27 @@ impl Pair {
         Ok(())
     }
 
+    /// One statement after the other.
+    async fn run_script(mut self, script: &[&str]) -> Result<(), String> {
+        self.make_tables().await?;
+        for statement in script {
+            self.both(&statement.replace('#', &self.number.to_string())).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_tables(&mut self) -> Result<(), String> {
+        let ids = "id INT AUTO_INCREMENT PRIMARY KEY";
+        for table in ["t", "u"] {
+            let number = self.number;
+            self.both(&format!(
+                "CREATE TABLE {table}{number} ({ids}, n INT NOT NULL, s VARCHAR(5), UNIQUE (n))"
+            ))
+            .await?;
+        }
+        Ok(())
+    }
+
     async fn both(&mut self, statement: &str) -> Result<(), String> {
         let (left, right) = match statement.split_once(": ") {
             Some(("prepared", text)) => {
@@ -195,7 +218,9 @@ impl Pair {
             }
             _ => (text(&mut self.through, statement).await, text(&mut self.direct, statement).await),
         };
-        let _ = writeln!(self.done, "{statement}");
+        let values = left.split_once('[').map_or(left.as_str(), |(_, values)| values);
+        let short: String = values.chars().take(100).collect();
+        let _ = writeln!(self.done, "{statement}  -- {short}");
         // A variable that is NULL keeps the type it had on its connection; servers differ in the default collation of
         // utf8mb4, which is that of the columns of SHOW WARNINGS.
         let null = statement.contains('@') || statement.starts_with("SHOW ");
@@ -203,7 +228,8 @@ impl Pair {
         if left == right || null && values(&left) == values(&right) {
             return Ok(());
         }
-        let tail: Vec<&str> = self.done.lines().rev().take(25).collect();
+        let shown = usize::try_from(setting("TEST_SHOWN", 25)).unwrap();
+        let tail: Vec<&str> = self.done.lines().rev().take(shown).collect();
         let tail = tail.into_iter().rev().fold(String::new(), |all, line| all + "    " + line + ";\n");
         Err(format!(
             "session {}, after\n{tail}  through usher: {left}\n  plain server:  {right}",
@@ -231,7 +257,12 @@ impl Pair {
     async fn execute(&mut self, value: &str) -> (String, String) {
         let value: usize = value.parse().unwrap();
         let Some((through, direct)) = self.kept.get(value % KEPT_MAX) else { return Default::default() };
-        (binary(&mut self.through, through, (value,)).await, binary(&mut self.direct, direct, (value,)).await)
+        // The driver asks MariaDB to leave out what columns are if that is as when it prepared. The server does not count
+        // another character set of answers as a difference; usher never leaves it out.
+        let charsets = self.kind == Server::Mysql;
+        let executed = self.through.exec_iter(through, (value,)).await;
+        let through = answer(executed, charsets).await;
+        (through, answer(self.direct.exec_iter(direct, (value,)).await, charsets).await)
     }
 }
 
@@ -244,15 +275,15 @@ fn done<T>(result: Result<T, Error>) -> String {
 }
 
 async fn text(conn: &mut Conn, statement: &str) -> String {
-    answer(conn.query_iter(statement).await).await
+    answer(conn.query_iter(statement).await, true).await
 }
 
 async fn binary(conn: &mut Conn, statement: impl StatementLike, params: impl Into<Params> + Send) -> String {
-    answer(conn.exec_iter(statement, params.into()).await).await
+    answer(conn.exec_iter(statement, params.into()).await, true).await
 }
 
-/// All that a driver shows of an answer.
-async fn answer<P: Protocol>(result: Result<QueryResult<'_, '_, P>, Error>) -> String {
+/// All that a driver shows of an answer, the columns' character sets only if asked for.
+async fn answer<P: Protocol>(result: Result<QueryResult<'_, '_, P>, Error>, charsets: bool) -> String {
     let mut result = match result {
         Ok(result) => result,
         Err(error) => return failure(&error),
@@ -266,7 +297,7 @@ async fn answer<P: Protocol>(result: Result<QueryResult<'_, '_, P>, Error>) -> S
                     "{}:{:?}:{}:{:?}:{} ",
                     column.name_str(),
                     column.column_type(),
-                    column.character_set(),
+                    if charsets { column.character_set() } else { 0 },
                     column.flags(),
                     column.decimals()
                 );
@@ -636,6 +667,61 @@ const LOCKS: &[&str] = &[
     "SELECT IS_USED_LOCK('lock#') = CONNECTION_ID()",
     "DO RELEASE_LOCK('lock#')",
     "LOCK TABLES solo.t# WRITE",
+];
+
+/// What random sessions have found.
+const SCRIPTS: &[&[&str]] = &[
+    &[
+        "SELECT 1 UNION SELECT 2",
+        "connection: reset",
+        "SELECT FOUND_ROWS()",
+        "SELECT 1 UNION SELECT 2",
+        "connection: reset",
+        "DO 1",
+        "SELECT FOUND_ROWS()",
+        "SELECT 1 UNION SELECT 2",
+        "connection: change user",
+        "SELECT FOUND_ROWS()",
+        "SELECT 1 UNION SELECT 2",
+        "SELECT no_such",
+        "SELECT FOUND_ROWS()",
+        "SELECT 1 UNION SELECT 2",
+        "INSERT INTO solo.t# (n) VALUES (4)",
+        "INSERT INTO solo.t# (n) VALUES (4)",
+        "SELECT FOUND_ROWS()",
+    ],
+    &[
+        "INSERT INTO solo.t# (n) VALUES (4)",
+        "keep: SELECT id, n, s FROM solo.t# WHERE n > ? ORDER BY id LIMIT 3",
+        "execute: 0",
+        "SET character_set_results = NULL",
+        "PREPARE bad FROM 'SELEC'",
+        "SELECT LAST_INSERT_ID(99)",
+        "SELECT GET_LOCK('lock#', 1)",
+        "COMMIT",
+        "execute: 0",
+        "execute: 0",
+        "COMMIT",
+        "execute: 0",
+        "SELECT RELEASE_LOCK('lock#')",
+        "execute: 0",
+        "SET NAMES latin1",
+        "execute: 0",
+    ],
+    &[
+        "keep: SELECT 'a\\b', \"x\", 'p' || 'q', ? + 0",
+        "execute: 4",
+        "SET sql_mode = 'ANSI'",
+        "execute: 4",
+        "execute: 8",
+        "keep: SELECT 'p' || 'q', ? + 0",
+        "execute: 1",
+        "execute: 5",
+        "SET sql_mode = ''",
+        "execute: 1",
+        "execute: 8",
+        "execute: 8",
+    ],
 ];
 
 const MULTI: &[&str] = &[

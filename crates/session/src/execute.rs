@@ -53,6 +53,8 @@ pub(crate) enum Body<'a> {
         packet: &'a mut [u8],
         /// Settings that decide what the text means.
         meant: &'a Settings,
+        /// It has been executed under those, with parameters of the types that it has now.
+        typed: bool,
         /// A cursor is asked for. The server may send the rows all the same.
         cursor: bool,
     },

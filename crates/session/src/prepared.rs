@@ -52,6 +52,8 @@ pub(crate) struct Prepared {
     /// Placeholders that only the server's text has, for ids.
     added: Box<[u16]>,
     types: Vec<ParamType>,
+    /// It has been executed with these under the settings that it was prepared under.
+    typed: bool,
     /// Room for the types of the next execution.
     spare_types: Option<Vec<ParamType>>,
     /// Data that came ahead.
@@ -129,6 +131,7 @@ impl Session {
             hash,
             added,
             types: Vec::new(),
+            typed: false,
             spare_types: None,
             ahead: None,
             long: Vec::new(),
@@ -282,8 +285,9 @@ impl Session {
             Some(packet) => packet.as_mut_slice(),
             None => raw,
         };
-        let meant = &*prepared.settings;
-        let body = Body::Execute { text: &prepared.server_text, hash: prepared.hash, packet, meant, cursor };
+        let (meant, typed) = (&*prepared.settings, prepared.typed);
+        let text = &prepared.server_text;
+        let body = Body::Execute { text, hash: prepared.hash, packet, meant, typed, cursor };
         if plan.uses.found_rows {
             Box::pin(self.settle_found_rows()).await;
         }
@@ -373,6 +377,8 @@ impl Session {
         let rewritten =
             (!goes_as_it_is).then(|| rewrite(&execute, prepared, plan, replaced.as_deref(), first_id));
         let cursor = execute.flags != 0;
+        let own = prepared.settings.reads_as(&self.settings);
+        prepared.typed = own || prepared.typed && types.as_ref().is_none_or(|types| *types == prepared.types);
         if let Some(types) = types {
             prepared.spare_types = Some(std::mem::replace(&mut prepared.types, types));
         }

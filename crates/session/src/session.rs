@@ -603,6 +603,8 @@ impl Session {
                 Box::pin(self.long_data(self.meant(id), param, data, turn)).await
             }
             Command::ResetConnection => {
+                // What FOUND_ROWS() gives outlives it.
+                self.settle_debts().await;
                 self.reset();
                 self.answer_ok(turn).await
             }
@@ -643,7 +645,6 @@ impl Session {
         self.counts = Counts::default();
         self.last_insert_id = 0;
         self.row_count = 0;
-        self.found_rows = 0;
         self.found_rows_on = None;
         (self.failure, self.told) = (None, None);
         self.notices.clear();

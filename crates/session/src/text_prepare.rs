@@ -91,6 +91,15 @@ pub(crate) fn meant_under(meant: &Settings, settings: &Settings) -> Arc<Settings
     edit.build()
 }
 
+/// The settings of a connection, with the `sql_mode` under which a server that reads a text again, while it is executed,
+/// reads it as it was meant.
+pub(crate) fn read_again_under(meant: &Settings, settings: &Settings) -> Arc<Settings> {
+    let list =
+        |settings: &Settings| settings.variable("sql_mode").map(|sql| sql.trim_matches('\'').to_owned());
+    let (Some(meant), Some(own)) = (list(meant), list(settings)) else { return settings.edit().build() };
+    settings.edit().variable("sql_mode", &format!("'{}'", usher_sql::read_as(&meant, &own))).build()
+}
+
 impl Session {
     /// PREPARE, EXECUTE, DEALLOCATE.
     pub(crate) async fn prepare_in_text(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {

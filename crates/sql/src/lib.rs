@@ -36,7 +36,7 @@ pub use key::{
     string_value,
 };
 pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, depends_on_version, unquote_name};
-pub use mode::Mode;
+pub use mode::{Mode, read_as};
 pub use plan::{
     DdlKind, ExplainRoute, Found, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Nothing, Number,
     OWN_SCHEMA, Plan, Reach, RowValue, SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint,

@@ -31,3 +31,37 @@ impl Mode {
         mode
     }
 }
+
+/// Words of `sql_mode` that count when a text is read and resolved, of MySQL. All others count while it runs.
+const READING: &[&str] = &[
+    "ANSI",
+    "ANSI_QUOTES",
+    "HIGH_NOT_PRECEDENCE",
+    "IGNORE_SPACE",
+    "NO_BACKSLASH_ESCAPES",
+    "NO_UNSIGNED_SUBTRACTION",
+    "ONLY_FULL_GROUP_BY",
+    "PIPES_AS_CONCAT",
+    "REAL_AS_FLOAT",
+];
+
+/// The value of `sql_mode` under which a text is read as under `meant` and runs as under `own`.
+#[must_use]
+pub fn read_as(meant: &str, own: &str) -> String {
+    let is_of_reading = |word: &&str| READING.iter().any(|reading| reading.eq_ignore_ascii_case(word));
+    let runs = own.split(',').map(str::trim).filter(|word| !word.is_empty() && !is_of_reading(word));
+    let reads = meant.split(',').map(str::trim).filter(is_of_reading);
+    runs.chain(reads).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_text_is_read_goes_with_it() {
+        assert_eq!(read_as("ANSI,STRICT_ALL_TABLES", ""), "ANSI");
+        assert_eq!(read_as("", "ansi, STRICT_ALL_TABLES,PIPES_AS_CONCAT"), "STRICT_ALL_TABLES");
+        assert_eq!(read_as("IGNORE_SPACE,NO_ZERO_DATE", "TRADITIONAL"), "TRADITIONAL,IGNORE_SPACE");
+    }
+}

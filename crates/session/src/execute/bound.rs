@@ -77,7 +77,10 @@ impl Session {
         if bound.lent.is_shut_out() {
             return Err(self.lost_bound(bound, &Fault::Closed, false).into());
         }
-        self.bring_settings(bound).await?;
+        // What is asked of the statement before would be gone, and a statement of MySQL may have run under a mix.
+        if !self.keeps {
+            self.bring_settings(bound).await?;
+        }
         // What a transaction begins with is entered as well: a move waits for its end.
         let begins = !open && (self.transaction != Transaction::None || !self.autocommit);
         let fence = match order.writes() || begins {

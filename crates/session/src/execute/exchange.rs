@@ -13,7 +13,7 @@ use super::{Body, Order, Start, lost_between, said, unsent};
 use crate::cursor::Cursor;
 use crate::relay::{Broken, Outcome, Watch};
 use crate::session::{Session, Turn};
-use crate::text_prepare::{Named, Naming, meant_under};
+use crate::text_prepare::{Named, Naming, meant_under, read_again_under};
 
 /// The server no longer knows a prepared statement.
 const UNKNOWN_STATEMENT: u16 = 1243;
@@ -48,7 +48,7 @@ impl Session {
             Body::Text(packets) | Body::FieldList(packets) | Body::Simple(packets) => {
                 lent.send(packets).await.map_err(unsent)?
             }
-            Body::Execute { text, hash, packet, meant, cursor, .. } => {
+            Body::Execute { text, hash, packet, meant, typed, cursor } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let target = match meant.reads_as(&lent.settings) {
                     true => None,
@@ -56,7 +56,8 @@ impl Session {
                 };
                 let hash = under(*hash, target.as_ref().unwrap_or(&lent.settings));
                 // MySQL prepares a statement again, under the settings of the moment, when the types of its parameters are
-                // others: one that is executed under others than its own is for nobody else.
+                // others: one that is executed under others than its own is for nobody else. Where the client's has got
+                // its types before, this one still gets them.
                 let alone = target.is_some() && !lent.is_mariadb();
                 let hash = if alone { !hash } else { hash };
                 // A MySQL server gives no rows of a statement any more that has once had a cursor, closed or not.
@@ -68,7 +69,13 @@ impl Session {
                 };
                 let prepared = match known {
                     Some(id) => Ok(id),
-                    None => Box::pin(prepare_under(lent, text, (hash, max), target)).await,
+                    None => {
+                        let back = target.is_some().then(|| match alone && *typed {
+                            true => read_again_under(meant, &lent.settings),
+                            false => Arc::clone(&lent.settings),
+                        });
+                        Box::pin(prepare_under(lent, text, (hash, max), target.zip(back))).await
+                    }
                 };
                 let id = match prepared {
                     Ok(id) => id,
@@ -157,20 +164,19 @@ pub(crate) fn under(hash: u128, settings: &usher_backend::Settings) -> u128 {
     hash ^ (u128::from(settings.meaning()) << 64 | u128::from(settings.meaning().rotate_left(32)))
 }
 
-/// As [`prepare_on`], under other settings than the connection's, which it gets back.
+/// As [`prepare_on`], under the first of these settings; afterwards the connection has the second.
 #[cold]
 async fn prepare_under(
     lent: &mut Lent,
     text: &[u8],
     (hash, max): (u128, usize),
-    target: Option<Arc<Settings>>,
+    under: Option<(Arc<Settings>, Arc<Settings>)>,
 ) -> Result<u32, Start> {
-    let Some(target) = target else { return prepare_on(lent, text, hash, max).await };
-    let own = Arc::clone(&lent.settings);
+    let Some((target, back)) = under else { return prepare_on(lent, text, hash, max).await };
     let lost = |error| Start::Lost(lost_between(error));
     lent.bring_to(&target).await.map_err(lost)?;
     let prepared = prepare_on(lent, text, hash, max).await;
-    lent.bring_to(&own).await.map_err(lost)?;
+    lent.bring_to(&back).await.map_err(lost)?;
     prepared
 }
 

@@ -188,6 +188,10 @@ impl Session {
             // INTO variables or a file.
             self.found_rows = outcome.affected_rows;
         }
+        if order.plan.kind == PlanKind::Do && !failed && !self.shared.server_version.contains("MariaDB") {
+            // To MySQL it is a query of one row.
+            self.found_rows = 1;
+        }
         if outcome.had_rows && !failed && counts_found_rows(order) {
             self.found_rows = outcome.rows + self.passed_over.unwrap_or_default();
             self.found_rows_on = outcome.cursor.filter(|_| !order.plan.uses.calc_found_rows);
