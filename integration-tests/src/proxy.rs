@@ -1,11 +1,10 @@
 //! Proxies that a test runs itself, with the configuration it wants.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -154,12 +153,6 @@ async fn greets(port: u16) -> bool {
     tokio::time::timeout(Duration::from_secs(2), greeting).await.is_ok_and(|read| read.is_ok())
 }
 
-/// A free address, its port below those that the system hands out itself.
 fn address() -> SocketAddr {
-    loop {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::rng().random_range(10_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
+    SocketAddr::from((Ipv4Addr::LOCALHOST, usher_playground::free_port().unwrap()))
 }

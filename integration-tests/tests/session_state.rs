@@ -711,6 +711,8 @@ const SCRIPTS: &[&[&str]] = &[
     &[
         "keep: SELECT 'a\\b', \"x\", 'p' || 'q', ? + 0",
         "execute: 4",
+        "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+        "execute: 4",
         "SET sql_mode = 'ANSI'",
         "execute: 4",
         "execute: 8",

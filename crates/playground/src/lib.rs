@@ -55,6 +55,7 @@ pub use endpoints::{
 };
 pub use error::{Error, Result};
 pub use mysql_root::mysql_client;
+pub use ports::free_port;
 pub use status::{ProcessState, ProcessStatus, Status};
 
 /// The largest number of shards or of replicas a shard: more would not fit a machine, nor the port range.

@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
+use parking_lot::Mutex;
 use rand::Rng;
 
 use crate::error::{Error, Result};
@@ -15,6 +18,18 @@ const TRIES: usize = 20_000;
 /// Whether somebody could listen on the port now.
 pub(crate) fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// Random ports that this process has handed out: nobody else's, as long as it lives, even while nobody listens there. A
+/// server takes a moment to start, and a test stops and starts it again.
+static CLAIMED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+
+/// Claims a port among all playgrounds of this machine, by a name that is free again when its process ends. `false`:
+/// another has claimed it.
+fn claim(port: u16) -> bool {
+    let name = format!("usher-playground-port-{port}");
+    let claimed = SocketAddr::from_abstract_name(name).and_then(|name| UnixListener::bind_addr(&name));
+    claimed.map(|claimed| CLAIMED.lock().push(claimed)).is_ok()
 }
 
 /// Hands out ports: consecutive ones from a base, or random free ones.
@@ -54,12 +69,22 @@ impl Ports {
     }
 
     fn take_random(&mut self) -> Result<u16> {
-        let mut rng = rand::rng();
-        (0..TRIES)
-            .map(|_| rng.random_range(FIRST..END))
-            .find(|port| !self.taken.contains(port) && is_free(*port))
-            .ok_or(Error::Ports { wanted: self.taken.len() + 1 })
+        random(|port| !self.taken.contains(&port)).ok_or(Error::Ports { wanted: self.taken.len() + 1 })
     }
+}
+
+fn random(is_wanted: impl Fn(u16) -> bool) -> Option<u16> {
+    let mut rng = rand::rng();
+    let mut tries = (0..TRIES).map(|_| rng.random_range(FIRST..END));
+    tries.find(|port| is_wanted(*port) && is_free(*port) && claim(*port))
+}
+
+/// A free port on 127.0.0.1, below 32768, that no playground takes while this process lives: for what runs beside one.
+///
+/// # Errors
+/// None was found.
+pub fn free_port() -> Result<u16> {
+    random(|_| true).ok_or(Error::Ports { wanted: 1 })
 }
 
 #[cfg(test)]
@@ -73,6 +98,7 @@ mod tests {
         let taken: HashSet<u16> = (0..50).map(|_| ports.take("x").unwrap()).collect();
         assert_eq!(taken.len(), 50);
         assert!(taken.iter().all(|p| (FIRST..END).contains(p)));
+        assert!(taken.iter().all(|p| is_free(*p) && !claim(*p)), "nobody else gets them");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::relay::{Broken, Outcome, Watch, interrupted, is_read_only};
 use crate::route::Place;
 use crate::session::{Answered, Bound, End, Served, Session, Stop, Transaction, Turn};
 use crate::sessions::Wait;
+use crate::text_prepare::Again;
 use crate::watermark::Needs;
 
 pub(crate) use admit::Verdict;
@@ -53,8 +54,7 @@ pub(crate) enum Body<'a> {
         packet: &'a mut [u8],
         /// Settings that decide what the text means.
         meant: &'a Settings,
-        /// It has been executed under those, with parameters of the types that it has now.
-        typed: bool,
+        again: Again,
         /// A cursor is asked for. The server may send the rows all the same.
         cursor: bool,
     },

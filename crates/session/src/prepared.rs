@@ -23,6 +23,7 @@ use crate::own_variables::reads_own;
 use crate::query::{Text, is_of_the_session, is_temporary, settled, unroutable, unsupported};
 use crate::route::{Place, Values};
 use crate::session::{Answered, Served, Session, Stop, Turn};
+use crate::text_prepare::Again;
 
 /// Statements are told apart by a keyed 128-bit hash of their text and schema.
 static HASH: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
@@ -285,9 +286,13 @@ impl Session {
             Some(packet) => packet.as_mut_slice(),
             None => raw,
         };
-        let (meant, typed) = (&*prepared.settings, prepared.typed);
-        let text = &prepared.server_text;
-        let body = Body::Execute { text, hash: prepared.hash, packet, meant, typed, cursor };
+        let again = match prepared.typed {
+            true if prepared.types.iter().any(|ty| ty.is_text()) => Again::AsMeant,
+            true => Again::WithLiterals,
+            false => Again::AsItIs,
+        };
+        let (text, meant) = (&prepared.server_text, &*prepared.settings);
+        let body = Body::Execute { text, hash: prepared.hash, packet, meant, again, cursor };
         if plan.uses.found_rows {
             Box::pin(self.settle_found_rows()).await;
         }

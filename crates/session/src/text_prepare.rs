@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use usher_backend::{BackendError, Fault, Lent, Settings, TEXT_VARIABLES};
+use usher_backend::{BackendError, Fault, Lent, NAMES_VARIABLES, Settings, TEXT_VARIABLES};
 use usher_sql::prepare::{Operand, Prepare, Source, parse};
 use usher_sql::{Kind, Lexer, Literal, LiteralKind, Mode, Plan, Target};
 use usher_topology::ShardId;
@@ -91,13 +91,38 @@ pub(crate) fn meant_under(meant: &Settings, settings: &Settings) -> Arc<Settings
     edit.build()
 }
 
-/// The settings of a connection, with the `sql_mode` under which a server that reads a text again, while it is executed,
-/// reads it as it was meant.
-pub(crate) fn read_again_under(meant: &Settings, settings: &Settings) -> Arc<Settings> {
+/// How a server that reads a text again, while it is executed, is to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// Under the settings of the moment.
+    AsItIs,
+    /// Under the `sql_mode` that it was prepared under.
+    AsMeant,
+    /// And with its literals' collation, which strings among the parameters would get, too.
+    WithLiterals,
+}
+
+/// The settings of a connection, changed so that a text is read again as it was meant, and still runs under them.
+pub(crate) fn read_again_under(again: Again, meant: &Settings, settings: &Settings) -> Arc<Settings> {
+    let mut edit = settings.edit();
     let list =
         |settings: &Settings| settings.variable("sql_mode").map(|sql| sql.trim_matches('\'').to_owned());
-    let (Some(meant), Some(own)) = (list(meant), list(settings)) else { return settings.edit().build() };
-    settings.edit().variable("sql_mode", &format!("'{}'", usher_sql::read_as(&meant, &own))).build()
+    if again != Again::AsItIs
+        && let (Some(meant), Some(own)) = (list(meant), list(settings))
+    {
+        edit.variable("sql_mode", &format!("'{}'", usher_sql::read_as(&meant, &own)));
+    }
+    let charset = |settings: &Settings| {
+        let names = NAMES_VARIABLES.iter().all(|name| settings.variable(name).is_none());
+        names.then(|| settings.names().split(' ').next().map(str::to_owned)).flatten()
+    };
+    if again == Again::WithLiterals && charset(meant).is_some() && charset(meant) == charset(settings) {
+        match meant.names().split_once(" COLLATE ") {
+            Some((_, collation)) => edit.variable("collation_connection", collation),
+            None => edit.variable("character_set_connection", meant.names()),
+        };
+    }
+    edit.build()
 }
 
 impl Session {

@@ -48,7 +48,7 @@ impl Session {
             Body::Text(packets) | Body::FieldList(packets) | Body::Simple(packets) => {
                 lent.send(packets).await.map_err(unsent)?
             }
-            Body::Execute { text, hash, packet, meant, typed, cursor } => {
+            Body::Execute { text, hash, packet, meant, again, cursor } => {
                 let max = self.shared.limits.statements_per_backend_max;
                 let target = match meant.reads_as(&lent.settings) {
                     true => None,
@@ -56,8 +56,8 @@ impl Session {
                 };
                 let hash = under(*hash, target.as_ref().unwrap_or(&lent.settings));
                 // MySQL prepares a statement again, under the settings of the moment, when the types of its parameters are
-                // others: one that is executed under others than its own is for nobody else. Where the client's has got
-                // its types before, this one still gets them.
+                // others: one that is executed under others than its own is for nobody else. Where the client's had these
+                // types before, it was not prepared again.
                 let alone = target.is_some() && !lent.is_mariadb();
                 let hash = if alone { !hash } else { hash };
                 // A MySQL server gives no rows of a statement any more that has once had a cursor, closed or not.
@@ -70,8 +70,8 @@ impl Session {
                 let prepared = match known {
                     Some(id) => Ok(id),
                     None => {
-                        let back = target.is_some().then(|| match alone && *typed {
-                            true => read_again_under(meant, &lent.settings),
+                        let back = target.is_some().then(|| match alone {
+                            true => read_again_under(*again, meant, &lent.settings),
                             false => Arc::clone(&lent.settings),
                         });
                         Box::pin(prepare_under(lent, text, (hash, max), target.zip(back))).await

@@ -33,6 +33,11 @@ impl ParamType {
         Self { code, unsigned: false }
     }
 
+    /// Whether its values are strings: all types that are neither numbers nor times.
+    pub fn is_text(self) -> bool {
+        !matches!(self.code, Self::DECIMAL..=Self::YEAR | Self::BIT | Self::NEWDECIMAL)
+    }
+
     /// The type's two bytes on the wire.
     pub fn bytes(self) -> [u8; 2] {
         [self.code, if self.unsigned { 0x80 } else { 0 }]
