@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use usher_integration_tests::{Bed, Login, admin};
+use usher_integration_tests::{Bed, Login, Proxy, admin, code, message};
 use usher_playground::Server;
 
 /// Connections that are left for sessions that hold none.
@@ -65,6 +65,14 @@ async fn what_was_told_of_a_statement_outlives_its_connection() {
     assert!(why.contains("1136"), "{why}");
     let count = ask(&mut clients[1], "SHOW COUNT(*) ERRORS").await;
     assert!(count.contains("['1']"), "{count}");
+    // Some statements fail with more than one error.
+    clients[0].query_drop("CREATE TABLE twice (n INT NOT NULL, UNIQUE (n))").await.unwrap();
+    let twice = ask(&mut clients[0], "INSERT INTO twice VALUES (NULL)").await;
+    assert!(twice.starts_with("error 1048"), "{twice}");
+    let both = ask(&mut clients[0], "SELECT @@warning_count, @@error_count").await;
+    clients[1].query_drop("SELECT COUNT(*) FROM told").await.unwrap();
+    assert_eq!(ask(&mut clients[0], "SELECT @@warning_count, @@error_count").await, both);
+    clients[0].query_drop("INSERT INTO told VALUES (300), (-300)").await.unwrap();
     // A statement in between, and there is nothing to be told.
     clients[0].query_drop("SELECT COUNT(*) FROM told").await.unwrap();
     let nothing = ask(&mut clients[0], "SHOW WARNINGS").await;
@@ -98,6 +106,8 @@ async fn as_on_one_server(kind: Server) {
         conn.query_drop("CREATE DATABASE IF NOT EXISTS solo").await.unwrap();
         conn.query_drop("CREATE DATABASE IF NOT EXISTS other").await.unwrap();
     }
+    parameters_of_set_are_the_sessions(&proxy).await;
+    statements_are_read_as_servers_read_them(&proxy).await;
     let may_hold = Arc::new(Semaphore::new(backends - SPARE));
     let mut running = Vec::new();
     // To look into one that differs.
@@ -134,6 +144,65 @@ async fn as_on_one_server(kind: Server) {
         failed.len(),
         few.iter().fold(String::new(), |all, one| all + one + "\n")
     );
+}
+
+/// Two clients in turns, so that each gets the connection that the other has just given back.
+async fn parameters_of_set_are_the_sessions(proxy: &Proxy) {
+    let mut a = proxy.login().database(None).connect().await.unwrap();
+    let mut b = proxy.login().database(None).connect().await.unwrap();
+    let of_variable = async |conn: &mut Conn| {
+        conn.query_first::<Option<String>, _>("SELECT @tenant").await.unwrap().unwrap()
+    };
+    a.exec_drop("SET @tenant = ?", ("it's 7",)).await.unwrap();
+    assert_eq!(of_variable(&mut b).await, None);
+    b.exec_drop("SET @tenant = ?, @other = ?", (8_u64, -1.5)).await.unwrap();
+    assert_eq!(of_variable(&mut a).await.as_deref(), Some("it's 7"));
+    assert_eq!(of_variable(&mut b).await.as_deref(), Some("8"));
+    a.exec_drop("SET sql_mode = ?", ("ANSI_QUOTES",)).await.unwrap();
+    assert_eq!(code(&a.query_drop("SELECT \"x\"").await), 1054);
+    assert_eq!(b.query_first::<String, _>("SELECT \"x\"").await.unwrap().unwrap(), "x");
+    a.exec_drop("SET autocommit = ?", (0,)).await.unwrap();
+    let on = "SELECT @@autocommit";
+    assert_eq!(b.query_first::<u8, _>(on).await.unwrap(), Some(1));
+    assert_eq!(a.query_first::<u8, _>(on).await.unwrap(), Some(0));
+    assert_eq!(code(&a.exec_drop("SET GLOBAL no_such_variable = ?", (1,)).await), 1227);
+    assert!(a.exec_drop("SET insert_id = ?", (5,)).await.is_err(), "not to be set through usher");
+    // What a statement of another schema sets is the session's, too.
+    a.query_drop("USE solo").await.unwrap();
+    let into = a.prep("SELECT 5, 6 INTO @x, @y").await.unwrap();
+    let set = a.prep("SET autocommit = 1").await.unwrap();
+    a.query_drop("USE other").await.unwrap();
+    a.exec_drop(&into, ()).await.unwrap();
+    a.exec_drop(&set, ()).await.unwrap();
+    let seen: Option<(u8, u8, u8, String)> =
+        a.query_first("SELECT @x, @y, @@autocommit, DATABASE()").await.unwrap();
+    assert_eq!(seen, Some((5, 6, 1, "other".to_owned())));
+    for conn in [a, b] {
+        conn.disconnect().await.unwrap();
+    }
+}
+
+/// In some character sets a backslash or a quote may be half of a character.
+async fn statements_are_read_as_servers_read_them(proxy: &Proxy) {
+    let mut conn = proxy.login().database(None).connect().await.unwrap();
+    for set in [
+        "SET NAMES gbk",
+        "SET character_set_client = gbk",
+        "SET @@session.character_set_client = 'sjis', @x = 1",
+        "SET character_set_client = 28",
+        "SET character_set_client = CONCAT('g', 'bk')",
+    ] {
+        let refused = conn.query_drop(set).await;
+        assert!(message(&refused).contains("USHER-0207"), "{set}: {refused:?}");
+    }
+    assert!(message(&conn.exec_drop("SET character_set_client = ?", ("gbk",)).await).contains("USHER-0207"));
+    conn.query_drop("SET @saved = 'latin1', @unsafe = 'gbk'").await.unwrap();
+    let client = "SELECT @@character_set_client";
+    for (variable, then) in [("@saved", "latin1"), ("@unsafe", "latin1")] {
+        let _ = conn.query_drop(format!("SET character_set_client = {variable}")).await;
+        assert_eq!(conn.query_first::<String, _>(client).await.unwrap().unwrap(), then);
+    }
+    conn.disconnect().await.unwrap();
 }
 
 /// The same session twice. Left out is what servers themselves get wrong: a transaction that is only to read stays so

@@ -9,9 +9,10 @@ use usher_wire::collation;
 use usher_wire::result::{Column, Format, NOT_NULL, UNSIGNED, Value};
 
 use crate::execute::{Body, Order};
+use crate::own_variables::with_values;
 use crate::query::{Text, packet, unsupported};
 use crate::route::Place;
-use crate::session::{Served, Session, Turn};
+use crate::session::{Served, Session, Stop, Turn};
 
 /// A statement that leaves nothing to tell. MariaDB forgets warnings only where a table is named.
 const CLEAR: &str = "SELECT 1 FROM (SELECT 1) AS t LIMIT 0";
@@ -133,6 +134,9 @@ impl Session {
             return self.tell_number(&name, told.count, turn).await;
         }
         let Some(same) = told.same_again(statement.text, plan) else {
+            if let Some(text) = told.with_counts(statement, plan, self.mode)? {
+                return self.anywhere(plan, &packet(&text), turn).await;
+            }
             return Err(unsupported(
                 "this question about a statement that was some time ago; SHOW WARNINGS tells all",
             ));
@@ -328,6 +332,20 @@ impl Told {
             _ => return None,
         };
         Some((name, i64::try_from(count).ok()?))
+    }
+
+    /// The text with the counts in it, where it asks for nothing else; `None` if it asks for none.
+    fn with_counts(&self, statement: Text<'_>, plan: &Plan, mode: Mode) -> Result<Option<Vec<u8>>, Stop> {
+        let errors = self.conditions.iter().filter(|condition| condition.is_error()).count();
+        let counts = [("warning_count", self.count), ("error_count", errors)];
+        let text = statement.text.get(..statement.digest.end).unwrap_or(statement.text);
+        let asked = counts.iter().filter(|(name, _)| plan.uses.system_vars.iter().any(|asked| asked == name));
+        // As of a variable, it may be NULL for all that is known of it.
+        let values = asked.map(|(name, count)| (*name, format!("CAST(NULLIF({count}, -1) AS UNSIGNED)")));
+        match plan.kind {
+            Kind::Read => with_values(text, values, mode),
+            _ => Ok(None),
+        }
     }
 
     /// A statement that leaves a connection with the same, as far as it is asked for; `None` if there is none.

@@ -95,6 +95,53 @@ pub(crate) fn reads_of_one_server(plan: &Plan) -> bool {
     })
 }
 
+/// The text with these values, as SQL, in the places of variables, and its columns named as they were; `None` if it
+/// reads none of them.
+///
+/// # Errors
+/// They stand where no value can.
+pub(crate) fn with_values<'n>(
+    text: &[u8],
+    values: impl Iterator<Item = (&'n str, String)>,
+    mode: Mode,
+) -> Result<Option<Vec<u8>>, Stop> {
+    let mut replacements: Vec<(Range<usize>, String)> = Vec::new();
+    let mut named: Vec<Range<usize>> = Vec::new();
+    for (name, sql) in values {
+        let found = usher_sql::find_variables(text, mode, name);
+        if found.is_empty() {
+            return Err(unsupported(&format!("this use of @@{name}")));
+        }
+        for (span, column) in found {
+            let variable = text.get(span.clone()).unwrap_or_default();
+            if IS_GLOBAL.contains(&name) && is_of_session(variable) {
+                // A server refuses it.
+                continue;
+            }
+            let label = String::from_utf8_lossy(variable).replace('`', "");
+            let instead = if column { format!("{sql} AS `{label}`") } else { sql.clone() };
+            named.extend(column.then(|| span.clone()));
+            replacements.push((span, instead));
+        }
+    }
+    if replacements.is_empty() {
+        return Ok(None);
+    }
+    for column in usher_sql::unnamed_columns(text, mode) {
+        let has = |span: &Range<usize>| column.start <= span.start && span.end <= column.end;
+        let name = text.get(column.clone()).and_then(|name| std::str::from_utf8(name).ok());
+        if let Some(name) = name.filter(|_| !named.iter().any(has))
+            && replacements.iter().any(|(span, _)| has(span))
+        {
+            replacements.push((column.end..column.end, format!(" AS `{}`", name.replace('`', "``"))));
+        }
+    }
+    replacements.sort_by_key(|(span, _)| (span.end, span.start));
+    let mut out = Vec::new();
+    usher_sql::splice(text, &replacements, &mut out).map_err(|_| unsupported("this use of a variable"))?;
+    Ok(Some(out))
+}
+
 impl Session {
     fn own_variable(&self, name: &str) -> Option<Own> {
         Some(match name {
@@ -135,53 +182,15 @@ impl Session {
         Some(own.shown())
     }
 
-    /// The text with values in the places of these variables, and its columns named as they were; `None` if it reads
-    /// none.
+    /// The text with values in the places of variables whose values are usher's; `None` if it reads none.
     ///
     /// # Errors
     /// They stand where no value can.
     pub(crate) fn with_own_variables(&self, text: &[u8], plan: &Plan) -> Result<Option<Vec<u8>>, Stop> {
-        let mut replacements: Vec<(Range<usize>, String)> = Vec::new();
-        let mut named: Vec<Range<usize>> = Vec::new();
-        for name in plan.uses.system_vars.iter().filter(|name| OWN.contains(&name.as_str())) {
-            // What this kind of server does not have, it refuses in its own words.
-            let Some(own) = self.own_variable(name) else { continue };
-            let sql = own.sql(self.mode);
-            let found = usher_sql::find_variables(text, self.mode, name);
-            if found.is_empty() {
-                return Err(unsupported(&format!("this use of @@{name}")));
-            }
-            for (span, column) in found {
-                if IS_GLOBAL.contains(&name.as_str())
-                    && is_of_session(text.get(span.clone()).unwrap_or_default())
-                {
-                    // A server refuses it.
-                    continue;
-                }
-                let label =
-                    String::from_utf8_lossy(text.get(span.clone()).unwrap_or_default()).replace('`', "");
-                let instead = if column { format!("{sql} AS `{label}`") } else { sql.clone() };
-                named.extend(column.then(|| span.clone()));
-                replacements.push((span, instead));
-            }
-        }
-        if replacements.is_empty() {
-            return Ok(None);
-        }
-        for column in usher_sql::unnamed_columns(text, self.mode) {
-            let has = |span: &Range<usize>| column.start <= span.start && span.end <= column.end;
-            let name = text.get(column.clone()).and_then(|name| std::str::from_utf8(name).ok());
-            if let Some(name) = name.filter(|_| !named.iter().any(has))
-                && replacements.iter().any(|(span, _)| has(span))
-            {
-                replacements.push((column.end..column.end, format!(" AS `{}`", name.replace('`', "``"))));
-            }
-        }
-        replacements.sort_by_key(|(span, _)| (span.end, span.start));
-        let mut out = Vec::new();
-        usher_sql::splice(text, &replacements, &mut out)
-            .map_err(|_| unsupported("this use of a variable"))?;
-        Ok(Some(out))
+        let own = plan.uses.system_vars.iter().filter(|name| OWN.contains(&name.as_str()));
+        // What this kind of server does not have, it refuses in its own words.
+        let values = own.filter_map(|name| Some((name.as_str(), self.own_variable(name)?.sql(self.mode))));
+        with_values(text, values, self.mode)
     }
 
     /// An answer that lists variables, with usher's values in the rows of those that are its own.

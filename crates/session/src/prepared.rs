@@ -1,6 +1,7 @@
 //! Prepared statements: the session's own ids, the servers' prepared when first needed.
 
 mod on_server;
+mod with_values;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -220,15 +221,12 @@ impl Session {
         joined: Option<&[u8]>,
         turn: Turn,
     ) -> Served {
-        let own = Arc::clone(&self.settings);
-        let own_hash = self.schema_hash;
         let Some(schema) = prepared.schema.clone() else {
             return Err(unsupported("a statement prepared before a schema was chosen, run in one"));
         };
-        self.settings = self.settings.edit().schema(&schema).build();
-        self.schema_hash = self.shared.plans.schema_hash(Some(&schema));
+        let own = self.enter_schema(&schema);
         let served = self.execute_here(prepared, raw, joined, turn).await;
-        (self.settings, self.schema_hash) = (own, own_hash);
+        self.leave_schema(&schema, own);
         served
     }
 
@@ -275,7 +273,10 @@ impl Session {
         ) && (is_of_the_session(&plan) || matches!(plan.kind, Kind::Ddl(_)))
             && !Box::pin(self.goes_as_prepared(prepared, &plan)).await?
         {
-            return Box::pin(self.execute_as_text(prepared, turn)).await;
+            return match prepared.params {
+                0 => Box::pin(self.execute_as_text(prepared, turn)).await,
+                _ => Box::pin(self.execute_with_values(prepared, raw, joined, turn)).await,
+            };
         }
         if reads_own(&plan) {
             self.renew_values(prepared, &plan)?;
@@ -437,6 +438,7 @@ impl Session {
                     _ => Err(unsupported("parameters in a schema change of sharded tables")),
                 }
             }
+            Kind::Set => Ok(false),
             _ => Ok(prepared.params > 0),
         }
     }

@@ -60,6 +60,9 @@ const DEPENDS: &[&str] = &[MAX_JOIN_SIZE, "optimizer_switch"];
 /// A server's error for a schema that it has not.
 const UNKNOWN_DATABASE: u16 = 1049;
 
+/// The character set in which a server reads statements.
+const CLIENT_CHARSET: &str = "character_set_client";
+
 /// SET TRANSACTION statements remembered for the next transaction: one each for isolation and access, and to spare.
 const NEXT_TRANSACTION_MAX: usize = 4;
 
@@ -152,7 +155,7 @@ impl Session {
                 false => self.set_rest(&rest, turn).await,
             };
         }
-        check_allowed(&assignments)?;
+        check_allowed(&assignments, statement.text)?;
         self.check_branch_set(&assignments)?;
         if self.settings.edit().len() + assignments.len() > SETTINGS_MAX {
             return Err(unsupported("that many settings and variables in one session"));
@@ -242,7 +245,7 @@ impl Session {
         let text = statement.text.get(..end).unwrap_or_default();
         let inner = match effects::parse(text, self.mode) {
             Ok(Some(Set::Statement { assignments, statement })) => {
-                check_allowed(&assignments)?;
+                check_allowed(&assignments, text)?;
                 text.get(statement..).unwrap_or_default()
             }
             // A server words its own syntax errors.
@@ -382,8 +385,12 @@ impl Session {
                 }
             }
             let sql = as_sql(name, value);
-            ours.variable(name, &sql);
             theirs.variable(name, &sql);
+            // A procedure may have set one that statements cannot be read in: that stays with the connection, which has
+            // the session's again before the next statement.
+            if name != CLIENT_CHARSET || collation::is_safe_to_scan(value) {
+                ours.variable(name, &sql);
+            }
         }
         self.settings = ours.build();
         lent.settings = theirs.build();
@@ -434,9 +441,14 @@ fn is_unknown_database(payload: &[u8]) -> bool {
 
 /// # Errors
 /// A variable or a character set that must not be set through the proxy.
-pub(crate) fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
+pub(crate) fn check_allowed(assignments: &[Assignment], text: &[u8]) -> Result<(), Stop> {
     for assignment in assignments {
         let (scope, name) = match assignment {
+            Assignment::Variable { name, value, .. }
+                if name == CLIENT_CHARSET && !is_safe_charset(value, text) =>
+            {
+                return Err(Failure::new(ErrorId::UnsafeCharset).field("variable", name).into());
+            }
             Assignment::Variable { scope, name, .. } => (*scope, name.as_str()),
             Assignment::Transaction { scope, .. } => (*scope, "transaction"),
             Assignment::Names { charset: Some(charset), .. } | Assignment::CharacterSet(Some(charset))
@@ -452,6 +464,20 @@ pub(crate) fn check_allowed(assignments: &[Assignment]) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+/// Whether this is known to be a character set that statements can be read in.
+fn is_safe_charset(value: &Value, text: &[u8]) -> bool {
+    match &value.constant {
+        Some(Constant::Text(name)) => std::str::from_utf8(name).is_ok_and(collation::is_safe_to_scan),
+        Some(Constant::Int(id)) => {
+            u16::try_from(*id).ok().and_then(collation::charset).is_none_or(collation::is_safe_to_scan)
+        }
+        // Refused by the server, or the default.
+        Some(_) => true,
+        // Of a variable the server tells what it was, and it counts only if it is safe: dumps end with such.
+        None => text.get(value.span.clone()).is_some_and(|value| value.starts_with(b"@")),
+    }
 }
 
 /// A setting whose value may have to be asked for: trackers are silent about some, MariaDB's about all that are set as

@@ -243,13 +243,8 @@ impl Session {
         (statement, has_settings): (Text<'_>, bool),
         turn: Turn,
     ) -> Served {
-        let own = (Arc::clone(&self.settings), self.schema_hash);
-        let schema = named.schema.as_deref();
-        let moved = schema != own.0.schema();
-        if let Some(schema) = schema.filter(|_| moved) {
-            self.settings = self.settings.edit().schema(schema).build();
-            self.schema_hash = self.shared.plans.schema_hash(Some(schema));
-        }
+        let schema = named.schema.as_deref().filter(|name| Some(*name) != self.settings.schema());
+        let own = schema.map(|schema| self.enter_schema(schema));
         let (_, inner) = self.inner(&named.text, named.mode);
         let mut inner = inner;
         if has_settings {
@@ -265,14 +260,32 @@ impl Session {
             }
             false => self.expanded(&named.text, (using, statement.text), turn).await,
         };
-        if moved && schema.is_some() && self.settings.schema() == schema {
-            self.settings = match own.0.schema() {
-                Some(before) => self.settings.edit().schema(before).build(),
-                None => own.0,
-            };
-            self.schema_hash = own.1;
+        if let (Some(schema), Some(own)) = (schema, own) {
+            self.leave_schema(schema, own);
         }
         served
+    }
+
+    /// Another default schema for one statement, which may change all the other settings, and the schema too. Returns
+    /// the session's own, for [`Session::leave_schema`].
+    pub(crate) fn enter_schema(&mut self, schema: &str) -> (Arc<Settings>, u64) {
+        let own = (Arc::clone(&self.settings), self.schema_hash);
+        self.settings = self.settings.edit().schema(schema).build();
+        self.schema_hash = self.shared.plans.schema_hash(Some(schema));
+        own
+    }
+
+    pub(crate) fn leave_schema(&mut self, schema: &str, own: (Arc<Settings>, u64)) {
+        if self.settings.schema() != Some(schema) {
+            return;
+        }
+        let mut edit = self.settings.edit();
+        match own.0.schema() {
+            Some(before) => edit.schema(before),
+            None => edit.leave_schema(),
+        };
+        self.settings = edit.build();
+        self.schema_hash = own.1;
     }
 
     async fn execute_at_once(

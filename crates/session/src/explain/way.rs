@@ -143,7 +143,7 @@ impl Session {
             Kind::Set => self.way_of_set(statement, plan).map(Some),
             Kind::SetStatement => {
                 match effects::parse(statement.text, self.mode) {
-                    Ok(Some(Set::Statement { assignments, .. })) => check_allowed(&assignments)?,
+                    Ok(Some(Set::Statement { assignments, .. })) => check_allowed(&assignments, statement.text)?,
                     _ => return Ok(Some(Way::aside(self.any_place()))),
                 }
                 match plan.insert.is_some() {
@@ -201,7 +201,7 @@ impl Session {
         let Some(assignments) = without_tracking(assignments) else {
             return Ok(Way::Kept("usher".to_owned()));
         };
-        check_allowed(&assignments)?;
+        check_allowed(&assignments, statement.text)?;
         let is_open = matches!(self.transaction, Transaction::Open(_));
         if !is_open && assignments.iter().all(is_for_next_transaction) {
             return Ok(Way::Kept("usher: it goes with the next transaction to where that begins".to_owned()));
