@@ -167,6 +167,15 @@ async fn parameters_of_set_are_the_sessions(proxy: &Proxy) {
     assert_eq!(a.query_first::<u8, _>(on).await.unwrap(), Some(0));
     assert_eq!(code(&a.exec_drop("SET GLOBAL no_such_variable = ?", (1,)).await), 1227);
     assert!(a.exec_drop("SET insert_id = ?", (5,)).await.is_err(), "not to be set through usher");
+    // So is what a procedure leaves that fails. Its connection is nobody's as it is.
+    let leaves = "CREATE TEMPORARY TABLE left_over (i INT); SIGNAL SQLSTATE '45000'";
+    a.query_drop("USE solo").await.unwrap();
+    a.query_drop(format!("CREATE PROCEDURE leaves() BEGIN {leaves}; END")).await.unwrap();
+    assert_eq!(code(&a.query_drop("CALL leaves()").await), 1644);
+    for _ in 0..2 {
+        assert_eq!(code(&b.query_drop("SELECT i FROM solo.left_over").await), 1146);
+    }
+    a.query_drop("DROP PROCEDURE leaves").await.unwrap();
     // What a statement of another schema sets is the session's, too.
     a.query_drop("USE solo").await.unwrap();
     let into = a.prep("SELECT 5, 6 INTO @x, @y").await.unwrap();
@@ -760,6 +769,48 @@ const SCRIPTS: &[&[&str]] = &[
         "SELECT FOUND_ROWS()",
     ],
     &[
+        "INSERT INTO solo.u# (n) VALUES (5), (6)",
+        "INSERT INTO solo.t# (n) VALUES (ROW_COUNT())",
+        "SELECT n, ROW_COUNT() FROM solo.t#",
+        "SELECT 1 UNION SELECT 2",
+        "INSERT INTO solo.t# (n) VALUES (FOUND_ROWS() + 100)",
+        "SELECT FOUND_ROWS() FROM DUAL",
+        "SELECT n, s FROM solo.t# ORDER BY id",
+    ],
+    &[
+        "CREATE PROCEDURE solo.p#() INSERT INTO solo.t# (n) VALUES (77)",
+        "CREATE PROCEDURE solo.q#() INSERT INTO solo.u# (n) VALUES (LAST_INSERT_ID() + 1000)",
+        "INSERT INTO solo.u# (n) VALUES (1), (2), (3)",
+        "SELECT LAST_INSERT_ID()",
+        "INSERT INTO solo.t# (n) VALUES (5), (6)",
+        "CALL solo.p#()",
+        "SELECT LAST_INSERT_ID()",
+        "CALL solo.q#()",
+        "SELECT LAST_INSERT_ID()",
+        "SELECT n FROM solo.u# ORDER BY id",
+        "DROP PROCEDURE solo.p#",
+        "DROP PROCEDURE solo.q#",
+    ],
+    &[
+        "CREATE FUNCTION solo.f#(x INT) RETURNS INT DETERMINISTIC RETURN x + 1",
+        "INSERT INTO solo.t# (n) VALUES (5), (6)",
+        "SELECT `f#`(1)",
+        "SELECT n, `f#`(n) FROM solo.t# WHERE `f#`(n) > 6",
+        "SELECT `GET_LOCK`('quoted#', 0)",
+        "SELECT IS_FREE_LOCK('quoted#')",
+        "SELECT RELEASE_LOCK('quoted#')",
+        "DROP FUNCTION solo.f#",
+    ],
+    &["BEGIN", "SELECT CAST('x' AS SIGNED)", "connection: reset", "SHOW WARNINGS", "SELECT @@warning_count"],
+    &[
+        "CREATE TEMPORARY TABLE solo.a# (i INT)",
+        "ALTER TABLE solo.a# RENAME TO solo.b#",
+        "DROP TEMPORARY TABLE IF EXISTS solo.a#",
+        "SELECT COUNT(*) FROM solo.b#",
+        "INSERT INTO solo.b# VALUES (1)",
+        "SELECT i FROM solo.b#",
+    ],
+    &[
         "INSERT INTO solo.t# (n) VALUES (4)",
         "keep: SELECT id, n, s FROM solo.t# WHERE n > ? ORDER BY id LIMIT 3",
         "execute: 0",
@@ -781,6 +832,8 @@ const SCRIPTS: &[&[&str]] = &[
         "keep: SELECT 'a\\b', \"x\", 'p' || 'q', ? + 0",
         "execute: 4",
         "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+        "execute: 4",
+        "SET NAMES latin1",
         "execute: 4",
         "SET sql_mode = 'ANSI'",
         "execute: 4",

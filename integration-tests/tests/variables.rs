@@ -49,6 +49,7 @@ async fn on(name: &str, server: Server) {
     let user = homes["s2"][0];
     as_the_session_has_set_them(&proxy, server, user).await;
     queries_in_set_read_unsharded_tables(&proxy).await;
+    what_is_the_sessions_is_in_statements_of_users(&proxy, user).await;
     long_values_are_not_left_on_copies(&proxy, user).await;
     usher_has_its_own(&proxy, server).await;
     what_is_set_for_the_session_holds_for_the_next_transaction(&proxy, user).await;
@@ -66,6 +67,28 @@ async fn on(name: &str, server: Server) {
         meanings_of_prepared_texts_stay(&proxy).await;
     }
     proxy.stop().await;
+}
+
+async fn what_is_the_sessions_is_in_statements_of_users(proxy: &Proxy, user: u64) {
+    let mut conn = proxy.connect().await;
+    let id = u64::from(conn.id());
+    for ask in [
+        format!("SELECT CONNECTION_ID() FROM users WHERE user_id = {user}"),
+        "SELECT CONNECTION_ID() FROM DUAL".to_owned(),
+        format!("SELECT @@pseudo_thread_id + 0 FROM users WHERE user_id = {user}"),
+    ] {
+        assert_eq!(conn.query_first::<u64, _>(&ask).await.unwrap(), Some(id), "{ask}");
+    }
+    conn.query_drop("SELECT 1 UNION SELECT 2 UNION SELECT 3").await.unwrap();
+    let title = "CONCAT(FOUND_ROWS(), ' ', CONNECTION_ID())";
+    conn.query_drop(format!("INSERT INTO photos (user_id, title) VALUES ({user}, {title})")).await.unwrap();
+    let photo = conn.last_insert_id().unwrap();
+    let ask = format!("SELECT title FROM photos WHERE user_id = {user} AND photo_id = {photo}");
+    assert_eq!(conn.query_first::<String, _>(ask).await.unwrap(), Some(format!("3 {id}")));
+    let lock = format!("SELECT GET_LOCK('beside', 0) FROM users WHERE user_id = {user}");
+    for refused in [conn.query_drop(&lock).await, conn.exec_drop(&lock, ()).await] {
+        assert_eq!(code(refused), Some(1235), "{lock}");
+    }
 }
 
 async fn queries_in_set_read_unsharded_tables(proxy: &Proxy) {

@@ -11,6 +11,8 @@ use crate::programs::leaves_nothing;
 use crate::session::{Bound, Session};
 use crate::user_vars::Carried;
 
+/// Stands for a temporary table that may have got a new name.
+const RENAMED: &[u8] = b"renamed";
 /// Bytes of a lock's name that servers take at most: 64 characters.
 const LOCK_NAME_BYTES_MAX: usize = 256;
 
@@ -60,6 +62,12 @@ impl Session {
                 for table in &plan.tables {
                     bound.pins.add(counts, Reason::TemporaryTable, &named(table));
                 }
+            }
+            // It may have been of a temporary table, which has another name from now on.
+            Kind::Ddl(DdlKind::AlterTable | DdlKind::RenameTable)
+                if bound.pins.names(Reason::TemporaryTable).next().is_some() =>
+            {
+                bound.pins.add(counts, Reason::TemporaryTable, RENAMED);
             }
             Kind::Ddl(DdlKind::DropTemporaryTable | DdlKind::DropTable) => {
                 for table in &plan.tables {

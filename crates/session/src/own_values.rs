@@ -45,6 +45,15 @@ impl Session {
             return self.answer_number(column, values[*function], turn).await;
         }
         let given = values.map(|value| value.to_string());
+        if plan.insert.is_some() && matches!(plan.target, Target::User { .. }) {
+            // Its ids are put in as in any other.
+            let text = instead_of_calls(text, &text_calls, &given)?;
+            let mut literals = Vec::new();
+            let digest = usher_sql::digest(&text, self.mode, &mut literals);
+            let packets = packet(&text);
+            let statement = Text { text: &text, packets: &packets, digest: &digest, literals: &literals };
+            return Box::pin(self.statement(statement, turn)).await;
+        }
         let mut instead = instead_of(text, &text_calls, &given);
         let holders = holders.unwrap_or_default();
         if !holders.is_empty() {
@@ -210,6 +219,25 @@ fn with_replaced(
     usher_sql::splice(text, &replacements, &mut out)
         .map_err(|error| Failure::new(ErrorId::Bug).note(error.to_string()))?;
     Ok(Some(out))
+}
+
+/// The text with values in the places of the calls.
+///
+/// # Errors
+/// There is none: the session's value would be a server's.
+fn instead_of_calls(
+    text: &[u8],
+    calls: &[(Range<usize>, usize)],
+    values: &[String; 3],
+) -> Result<Vec<u8>, Stop> {
+    let value = |function: usize| values.get(function).map_or("NULL", String::as_str);
+    let replacements: Vec<(Range<usize>, &str)> =
+        calls.iter().map(|(call, function)| (call.clone(), value(*function))).collect();
+    let mut out = Vec::new();
+    match replacements.is_empty() || usher_sql::splice(text, &replacements, &mut out).is_err() {
+        true => Err(unsupported("this use of CONNECTION_ID(), ROW_COUNT() or FOUND_ROWS()")),
+        false => Ok(out),
+    }
 }
 
 /// Whether a statement asks for nothing but one of them that needs no server.

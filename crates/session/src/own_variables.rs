@@ -18,6 +18,7 @@ use crate::text_prepare::escape;
 const OWN: &[&str] = &[
     "hostname",
     "port",
+    "pseudo_thread_id",
     "session_track_gtids",
     "session_track_schema",
     "session_track_state_change",
@@ -149,6 +150,7 @@ impl Session {
             "socket" => Own::Text(String::new()),
             "hostname" => Own::Text(self.shared.hostname.clone()),
             "port" => Own::Number(self.shared.port.into()),
+            "pseudo_thread_id" => Own::Number(self.client.id.into()),
             // What MariaDB greets with, and nowhere else, for old replicas.
             "version" => {
                 let version = self.shared.server_version.as_str();

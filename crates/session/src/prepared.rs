@@ -21,7 +21,9 @@ use crate::insert::{RowId, insert_key, row_ids, with_placeholders};
 use crate::long_data::{Fault, LongData};
 use crate::own_values::with_variables;
 use crate::own_variables::reads_own;
-use crate::query::{Text, is_of_the_session, is_temporary, settled, unroutable, unsupported};
+use crate::query::{
+    LOCK_BESIDE_ROWS, Text, is_of_the_session, is_temporary, settled, unroutable, unsupported,
+};
 use crate::route::{Place, Values};
 use crate::session::{Answered, Served, Session, Stop, Turn};
 use crate::text_prepare::Again;
@@ -93,6 +95,9 @@ impl Session {
             self.account.may(&plan, &self.shared.schemas)?;
         }
         check_preparable(&plan)?;
+        if plan.kind == Kind::SetStatement {
+            self.check_set_statement(text, &plan)?;
+        }
         // What is to be told from now on is of this.
         if self.owed.is_some() {
             self.settle_debts().await;
@@ -252,7 +257,7 @@ impl Session {
                 .into());
         }
         prepared.catalog = plan.catalog;
-        prepared.plan = plan;
+        prepared.plan = settled(plan, &prepared.text, &literals);
         Ok(())
     }
 
@@ -574,6 +579,9 @@ fn check_preparable(plan: &Plan) -> Result<(), Stop> {
         // USE is for the server to say: MariaDB takes it, MySQL does not.
         Kind::Prepare(_) | Kind::Execute(_) | Kind::Deallocate(_) => refused("this command is not supported"),
         Kind::Kill if plan.params > 0 => refused("usher does not support its parameters"),
+        _ if plan.uses.named_lock && matches!(plan.target, Target::User { .. }) => {
+            Err(unsupported(LOCK_BESIDE_ROWS))
+        }
         _ => match &plan.target {
             Target::Unsupported { reason } => Err(unroutable(plan, reason)),
             _ => Ok(()),

@@ -150,6 +150,7 @@ impl Session {
             return Box::pin(self.hinted(statement, &plan, turn)).await;
         }
         match (&plan.kind, &plan.target) {
+            _ if is_of_its_session(&plan) => Box::pin(self.unusual(statement, plan, turn)).await,
             (Kind::Read | Kind::LockingRead | Kind::Update | Kind::Delete, Target::User { sources }) => {
                 let values = self.values(statement);
                 let key = values.one_key(sources)?;
@@ -158,14 +159,12 @@ impl Session {
             (Kind::Insert | Kind::Replace, Target::User { .. }) => {
                 self.insert_text(statement, &plan, turn).await
             }
-            (kind, Target::Global) if is_plain(kind) && !plan.uses.found_rows => {
-                match self.global(&plan, statement, turn).await {
-                    Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
-                        Box::pin(self.statement(statement, turn)).await
-                    }
-                    served => served,
+            (kind, Target::Global) if is_plain(kind) => match self.global(&plan, statement, turn).await {
+                Err(stop) if stop.is_of(ErrorId::CatalogChanged) => {
+                    Box::pin(self.statement(statement, turn)).await
                 }
-            }
+                served => served,
+            },
             _ => Box::pin(self.unusual(statement, plan, turn)).await,
         }
     }
@@ -308,6 +307,9 @@ impl Session {
         if plan.kind == Kind::Kill {
             let end = statement.digest.end.min(statement.text.len());
             return self.kill_by_statement(statement.text.get(..end).unwrap_or_default(), turn).await;
+        }
+        if plan.uses.named_lock && matches!(plan.target, Target::User { .. }) {
+            return Err(unsupported(LOCK_BESIDE_ROWS));
         }
         if plan.uses.connection_id
             || plan.uses.row_count
@@ -563,12 +565,26 @@ fn no_shard(name: &str) -> Stop {
     Failure::new(ErrorId::BadHint).note(note).executed(Executed::No).into()
 }
 
+/// Locks are all on the global master, to meet there.
+pub(crate) const LOCK_BESIDE_ROWS: &str =
+    "named locks in a statement on sharded tables; take the lock in a statement of its own";
+
 /// The plan for these literals: it may be one that finds nothing wherever it runs.
 pub(crate) fn settled(plan: Arc<Plan>, text: &[u8], literals: &[Literal]) -> Arc<Plan> {
     match plan.nothing.iter().any(|nothing| nothing.holds(text, literals)) {
         true => Arc::new(plan.finding_nothing()),
         false => plan,
     }
+}
+
+/// Whether a statement asks for what usher keeps of the session, or for a lock that has to be where all others are.
+fn is_of_its_session(plan: &Plan) -> bool {
+    let uses = &plan.uses;
+    uses.connection_id
+        || uses.row_count
+        || uses.found_rows
+        || uses.named_lock
+        || !uses.system_vars.is_empty() && reads_own(plan)
 }
 
 fn is_plain(kind: &Kind) -> bool {

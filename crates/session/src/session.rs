@@ -646,7 +646,7 @@ impl Session {
         self.last_insert_id = 0;
         self.row_count = 0;
         self.found_rows_on = None;
-        (self.failure, self.told) = (None, None);
+        (self.failure, self.told, self.ran_on) = (None, None, None);
         self.notices.clear();
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ pub(crate) struct Handle {
     /// Server and thread that run its statement: two halves; 0 is none.
     running: AtomicU64,
     /// Somebody is about to kill what runs: the connection must not be lent to anybody else.
-    killing: AtomicBool,
+    killing: AtomicUsize,
     ended: AtomicBool,
     waits: AtomicU8,
     /// What keeps connections with it: bits of [`crate::pins::Pins::bits`].
@@ -139,7 +139,7 @@ impl Handle {
     /// It has been answered. A kill that has been sent meanwhile may still arrive there.
     pub(crate) fn rests(&self, lent: &mut Lent) {
         self.running.store(0, Ordering::SeqCst);
-        if self.killing.load(Ordering::SeqCst) && !lent.is_discarded() {
+        if self.killing.load(Ordering::SeqCst) > 0 && !lent.is_discarded() {
             lent.dirty = true;
         }
     }
@@ -154,12 +154,12 @@ impl Handle {
 
     /// Before [`Handle::runs_at`] is asked in order to kill.
     pub(crate) fn begin_kill(&self) {
-        self.killing.store(true, Ordering::SeqCst);
+        self.killing.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The kill has been carried out.
     pub(crate) fn end_kill(&self) {
-        self.killing.store(false, Ordering::SeqCst);
+        self.killing.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether the session has been killed.
@@ -210,7 +210,7 @@ impl Sessions {
         let handle = Arc::new(Handle {
             from,
             running: AtomicU64::default(),
-            killing: AtomicBool::default(),
+            killing: AtomicUsize::default(),
             ended: AtomicBool::default(),
             waits: AtomicU8::default(),
             pins: AtomicU8::default(),

@@ -290,6 +290,18 @@ impl Session {
         self.plan(text, &digest)
     }
 
+    /// # Errors
+    /// Its settings, or what it is for, are not for usher to have prepared.
+    pub(crate) fn check_set_statement(&self, text: &[u8], plan: &Plan) -> Result<(), Stop> {
+        if let Ok(Some(Set::Statement { assignments, .. })) = effects::parse(text, self.mode) {
+            check_allowed(&assignments, text)?;
+        }
+        match plan.target {
+            Target::User { .. } if plan.insert.is_some() => Err(not_with_settings()),
+            _ => Ok(()),
+        }
+    }
+
     /// A server evaluates it, warns of it, and tells what the variables are now. What is plain to see need not be told.
     async fn set_by_server(
         &mut self,

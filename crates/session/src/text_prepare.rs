@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use usher_backend::{BackendError, Fault, Lent, NAMES_VARIABLES, Settings, TEXT_VARIABLES};
+use usher_backend::{BackendError, Fault, Lent, Settings, TEXT_VARIABLES};
 use usher_sql::prepare::{Operand, Prepare, Source, parse};
 use usher_sql::{Kind, Lexer, Literal, LiteralKind, Mode, Plan, Target};
 use usher_topology::ShardId;
@@ -102,8 +102,20 @@ pub(crate) enum Again {
     WithLiterals,
 }
 
+/// The character set of statements.
+fn charset(settings: &Settings) -> &str {
+    match settings.variable("character_set_client") {
+        Some(charset) => charset.trim_matches('\''),
+        None => settings.names().split(' ').next().unwrap_or("utf8mb4"),
+    }
+}
+
 /// The settings of a connection, changed so that a text is read again as it was meant, and still runs under them.
-pub(crate) fn read_again_under(again: Again, meant: &Settings, settings: &Settings) -> Arc<Settings> {
+pub(crate) fn read_again_under(
+    (again, text): (Again, &[u8]),
+    meant: &Settings,
+    settings: &Settings,
+) -> Arc<Settings> {
     let mut edit = settings.edit();
     let list =
         |settings: &Settings| settings.variable("sql_mode").map(|sql| sql.trim_matches('\'').to_owned());
@@ -112,15 +124,15 @@ pub(crate) fn read_again_under(again: Again, meant: &Settings, settings: &Settin
     {
         edit.variable("sql_mode", &format!("'{}'", usher_sql::read_as(&meant, &own)));
     }
-    let charset = |settings: &Settings| {
-        let names = NAMES_VARIABLES.iter().all(|name| settings.variable(name).is_none());
-        names.then(|| settings.names().split(' ').next().map(str::to_owned)).flatten()
-    };
-    if again == Again::WithLiterals && charset(meant).is_some() && charset(meant) == charset(settings) {
-        match meant.names().split_once(" COLLATE ") {
-            Some((_, collation)) => edit.variable("collation_connection", collation),
-            None => edit.variable("character_set_connection", meant.names()),
-        };
+    // Texts of nothing but ASCII are the same in all character sets that there are for clients.
+    if again == Again::WithLiterals && (text.is_ascii() || charset(meant) == charset(settings)) {
+        let of_literals = ["collation_connection", "character_set_connection"];
+        let set = of_literals.into_iter().find_map(|name| Some((name, meant.variable(name)?)));
+        let (name, value) = set.unwrap_or_else(|| match meant.names().split_once(" COLLATE ") {
+            Some((_, collation)) => ("collation_connection", collation),
+            None => ("character_set_connection", meant.names()),
+        });
+        edit.variable(name, value);
     }
     edit.build()
 }

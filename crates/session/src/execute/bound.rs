@@ -168,7 +168,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn bring_settings(&mut self, bound: &mut Bound) -> Result<(), Stop> {
+    pub(crate) async fn bring_settings(&mut self, bound: &mut Bound) -> Result<(), Stop> {
         match bound.lent.bring_to(&self.settings).await {
             Ok(()) => Ok(()),
             Err(BackendError::Settings { payload, .. }) => Err(Stop::Pass(payload)),

@@ -28,7 +28,8 @@ impl Session {
         watch: Watch,
     ) -> Result<Outcome, Broken> {
         let uses = &order.plan.uses;
-        if (uses.last_insert_id || uses.sets_last_insert_id)
+        let is_call = order.plan.kind == Kind::Call;
+        if (uses.last_insert_id || uses.sets_last_insert_id || is_call || uses.unknown_function.is_some())
             && lent.last_insert_id != Some(self.last_insert_id)
         {
             let set = format!("SET last_insert_id = {}", self.last_insert_id);
@@ -71,7 +72,7 @@ impl Session {
                     Some(id) => Ok(id),
                     None => {
                         let back = target.is_some().then(|| match alone {
-                            true => read_again_under(*again, meant, &lent.settings),
+                            true => read_again_under((*again, text), meant, &lent.settings),
                             false => Arc::clone(&lent.settings),
                         });
                         Box::pin(prepare_under(lent, text, (hash, max), target.zip(back))).await

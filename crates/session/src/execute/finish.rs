@@ -51,8 +51,10 @@ impl Session {
                 return Ok(Answered { failed, seq: outcome.seq });
             }
         }
-        if matches!(plan.kind, PlanKind::Call) || plan.uses.unknown_function.is_some() {
+        if failed && (plan.kind == PlanKind::Call || plan.uses.unknown_function.is_some()) {
+            // It may have left something there before it failed.
             bound.lent.last_insert_id = None;
+            bound.lent.dirty = true;
         }
         let passed_over = self.passed_over;
         self.note_counts(&outcome, order, failed);
@@ -209,7 +211,9 @@ impl Session {
         // One that failed may have used an id up before.
         let failed_insert =
             failed && order.insert_id.is_none() && matches!(order.plan.kind, Insert | Replace);
-        unsharded_insert || failed_insert || order.plan.uses.sets_last_insert_id
+        // What a procedure has inserted is its caller's; what a function or a trigger has is not.
+        let called = order.plan.kind == PlanKind::Call;
+        unsharded_insert || failed_insert || called || order.plan.uses.sets_last_insert_id
     }
 
     /// Asks a server what LAST_INSERT_ID() gives now: what it told of the statement may also be an id that the client

@@ -143,7 +143,9 @@ impl Session {
             Kind::Set => self.way_of_set(statement, plan).map(Some),
             Kind::SetStatement => {
                 match effects::parse(statement.text, self.mode) {
-                    Ok(Some(Set::Statement { assignments, .. })) => check_allowed(&assignments, statement.text)?,
+                    Ok(Some(Set::Statement { assignments, .. })) => {
+                        check_allowed(&assignments, statement.text)?
+                    }
                     _ => return Ok(Some(Way::aside(self.any_place()))),
                 }
                 match plan.insert.is_some() {

@@ -37,6 +37,12 @@ impl Session {
         let (mut bound, told) = match held {
             Some(at) => {
                 let mut bound = self.bound.swap_remove(at);
+                if let Err(stop) = self.bring_settings(&mut bound).await {
+                    if !bound.lent.is_discarded() {
+                        self.bound.push(bound);
+                    }
+                    return Err(stop);
+                }
                 match self.tell_prepared(&mut bound.lent, &prepared, id, turn).await {
                     Ok(told) => (bound, told),
                     Err(fault) => return Err(self.lost_bound(&mut bound, &fault, false).into()),

@@ -187,7 +187,7 @@ impl Watch {
             b"SHARE" if self.before(text, 0).eq_ignore_ascii_case(b"in") => self.locking = true,
             b"VALUE" if self.before(text, 0).eq_ignore_ascii_case(b"next") => self.unknown(b"NEXT VALUE"),
             b"FROM" | b"TABLE" | b"JOIN" => self.reads_tables = true,
-            b"CALL" if !self.started => self.in_call = true,
+            b"CALL" | b"LOAD" if !self.started => self.in_call = true,
             b"INTO" => self.in_into = true,
             b"OUTFILE" | b"DUMPFILE" if self.in_into => self.uses.outfile = true,
             b"SQL_CALC_FOUND_ROWS" => self.uses.calc_found_rows = true,
@@ -227,6 +227,9 @@ impl Watch {
             TokenKind::Dotted => self.unknown(name),
             // A quoted name before a parenthesis is a stored function, a column list or an index.
             TokenKind::Quoted if self.before(text, 1) == b"." => self.unknown(name),
+            TokenKind::Quoted if is_expression_behind(self.before(text, 1)) => {
+                self.call(name.get(1..name.len().saturating_sub(1)).unwrap_or_default());
+            }
             TokenKind::Word => self.call(name),
             _ => {}
         }
@@ -277,6 +280,38 @@ impl Watch {
         }
         push(&mut self.uses.system_vars, name.to_owned());
     }
+}
+
+/// Whether a name behind this is part of an expression; behind all other words it names a table, a key and so on.
+fn is_expression_behind(before: &[u8]) -> bool {
+    const WORDS: [&[u8]; 24] = [
+        b"SELECT",
+        b"DISTINCT",
+        b"ALL",
+        b"WHERE",
+        b"AND",
+        b"OR",
+        b"XOR",
+        b"NOT",
+        b"BY",
+        b"HAVING",
+        b"CASE",
+        b"WHEN",
+        b"THEN",
+        b"ELSE",
+        b"SET",
+        b"DO",
+        b"IN",
+        b"LIKE",
+        b"BETWEEN",
+        b"IS",
+        b"DIV",
+        b"MOD",
+        b"RETURN",
+        b"LIMIT",
+    ];
+    let is_op = before.first().is_some_and(|byte| b"(,=<>+-*/%|&^!~".contains(byte));
+    is_op || WORDS.iter().any(|word| word.eq_ignore_ascii_case(before))
 }
 
 /// No word that matters here is longer.
