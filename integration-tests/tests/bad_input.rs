@@ -123,9 +123,13 @@ async fn half_packets(ground: &mut Ground) {
 /// A login as the oldest clients would do it, by an account without a password; the stream behind it.
 async fn nonsense_after_login(ground: &mut Ground) {
     let mut stream = raw::logged_in(ground.proxy.port(), "nobody").await;
-    for (command, expected) in
-        [(&[0x77_u8][..], 1047), (&[0x12, 9], 1047), (&[0x17, 1], 1835), (&[0x17; 20], 1243)]
-    {
+    for (command, expected) in [
+        (&[0x77_u8][..], 1047),
+        (&[0x12, 9], 1227),
+        (&[0x1e; 30], 1227),
+        (&[0x17, 1], 1835),
+        (&[0x17; 20], 1243),
+    ] {
         send(&mut stream, 0, command).await;
         assert_eq!(error_code(&packet(&mut stream).await), expected, "{command:?}");
     }

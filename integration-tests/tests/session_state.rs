@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use usher_integration_tests::{Bed, Login, Proxy, admin, code, message};
+use usher_integration_tests::{Bed, Login, Proxy, admin, code, message, until};
 use usher_playground::Server;
 
 /// Connections that are left for sessions that hold none.
@@ -77,9 +77,34 @@ async fn what_was_told_of_a_statement_outlives_its_connection() {
     clients[0].query_drop("SELECT COUNT(*) FROM told").await.unwrap();
     let nothing = ask(&mut clients[0], "SHOW WARNINGS").await;
     assert!(!nothing.contains("Out of range"), "{nothing}");
+    a_kill_needs_no_connection_of_the_pool(&proxy, &mut clients[1]).await;
     for client in clients {
         client.disconnect().await.unwrap();
     }
+}
+
+/// The only one is used by what is to be killed.
+async fn a_kill_needs_no_connection_of_the_pool(proxy: &Proxy, client: &mut Conn) {
+    let mut long = proxy.connect().await;
+    let id = long.id();
+    let start = std::time::Instant::now();
+    let runs = tokio::spawn(async move { long.query_drop("SELECT SLEEP(60), COUNT(*) FROM told").await });
+    until("the statement to run", async || {
+        let shown: Vec<Row> = client.query("SHOW PROCESSLIST").await.unwrap();
+        let is_it = |row: &Row| {
+            row.get::<u32, _>(0) == Some(id)
+                && row.as_ref(7).is_some_and(|info| info.as_sql(true).contains("SLEEP"))
+        };
+        shown.iter().any(is_it)
+    })
+    .await;
+    // It may not have reached the server yet.
+    while !runs.is_finished() && start.elapsed().as_secs() < 50 {
+        client.query_drop(format!("KILL QUERY {id}")).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let _ = runs.await.unwrap();
+    assert!(start.elapsed().as_secs() < 50, "it was not killed");
 }
 
 async fn as_on_one_server(kind: Server) {

@@ -281,12 +281,30 @@ impl Pool {
         }
     }
 
+    /// One statement on a connection of its own, beyond `limits.backends_per_server_max`: KILL has to get through while
+    /// all others are in use. What the server says to it is not told.
+    ///
+    /// # Errors
+    /// No connection, login refused, or the connection is lost.
+    pub async fn query_apart(&self, statement: &[u8]) -> Result<(), BackendError> {
+        self.check_open()?;
+        let settings = Settings::at_login(false);
+        let mut conn = Conn::open(&self.server, &self.account, &settings, &self.limits).await?;
+        let said = conn.query(statement).await;
+        said.map(drop).map_err(|fault| BackendError::Connect { server: self.name(), fault })
+    }
+
+    fn check_open(&self) -> Result<(), BackendError> {
+        match self.shut.load(Ordering::SeqCst) || self.barred.lock().contains(&self.server.id) {
+            true => Err(BackendError::ShutOut { server: self.name() }),
+            false => Ok(()),
+        }
+    }
+
     async fn open(&self, settings: &Arc<Settings>) -> Result<Box<Conn>, BackendError> {
         let era = self.era.load(Ordering::Acquire);
         let renewals = self.renewals.load(Ordering::Acquire);
-        if self.shut.load(Ordering::SeqCst) || self.barred.lock().contains(&self.server.id) {
-            return Err(BackendError::ShutOut { server: self.name() });
-        }
+        self.check_open()?;
         match Conn::open(&self.server, &self.account, settings, &self.limits).await {
             Ok(mut conn) => {
                 (conn.era, conn.renewals) = (era, renewals);

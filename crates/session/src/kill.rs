@@ -1,6 +1,6 @@
 //! KILL: ends another session, or what it runs at the moment.
 
-use usher_backend::{BackendError, Settings};
+use usher_backend::BackendError;
 use usher_topology::ServerId;
 use usher_wire::sqlerr::{ErrorId, Executed, Failure};
 
@@ -74,14 +74,9 @@ impl Shared {
     }
 
     async fn send_kill(&self, server: ServerId, thread: u32, query: bool) -> Result<(), BackendError> {
-        let pool = self.pools.of(server)?;
-        let mut lent = pool.checkout(&Settings::at_login(false)).await?;
         let statement = if query { format!("KILL QUERY {thread}") } else { format!("KILL {thread}") };
-        // An error says that it has just ended by itself.
-        if lent.query(statement.as_bytes()).await.is_err() {
-            lent.discard();
-        }
-        Ok(())
+        // If the server refuses it, it has just ended by itself.
+        self.pools.of(server)?.query_apart(statement.as_bytes()).await
     }
 }
 

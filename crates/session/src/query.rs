@@ -322,6 +322,10 @@ impl Session {
             return self.ask_of_the_one_before(statement, plan, turn).await;
         }
         match &plan.kind {
+            Kind::UnlockTables => {
+                self.put_locked_first();
+                self.anywhere(plan, statement.packets, turn).await
+            }
             Kind::Begin { .. } => self.begin(statement.text, turn).await,
             Kind::Commit { .. } | Kind::Rollback { .. } => self.end_by_statement(statement, plan, turn).await,
             Kind::Savepoint(_) | Kind::RollbackTo(_) | Kind::ReleaseSavepoint(_) => {

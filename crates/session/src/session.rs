@@ -890,6 +890,19 @@ fn head_byte(raw: &[u8]) -> u8 {
 }
 
 fn unsupported_command(byte: u8) -> Stop {
-    let name = usher_wire::command::name(byte);
+    use usher_wire::command as com;
+    let name = com::name(byte);
+    if matches!(
+        byte,
+        com::COM_BINLOG_DUMP
+            | com::COM_BINLOG_DUMP_GTID
+            | com::COM_TABLE_DUMP
+            | com::COM_REGISTER_SLAVE
+            | com::COM_CLONE
+            | com::COM_SUBSCRIBE_GROUP_REPLICATION_STREAM
+    ) {
+        let failure = Failure::new(ErrorId::CommandRefused).field("command", name);
+        return failure.executed(usher_wire::sqlerr::Executed::No).into();
+    }
     Failure::new(ErrorId::UnknownCommand).field("command", name).into()
 }

@@ -271,7 +271,10 @@ impl Session {
                 let statement = Text { text: inner, digest: &digest, ..statement };
                 return Box::pin(self.prepare_in_text(statement, plan, turn)).await;
             }
-            (Kind::UnlockTables, _) => return self.anywhere(plan, statement.packets, turn).await,
+            (Kind::UnlockTables, _) => {
+                self.put_locked_first();
+                return self.anywhere(plan, statement.packets, turn).await;
+            }
             _ => {}
         }
         match &plan.target {

@@ -97,6 +97,14 @@ impl Session {
         }
     }
 
+    /// The connection with locked tables goes to the front, where UNLOCK TABLES is said.
+    pub(crate) fn put_locked_first(&mut self) {
+        let locks = |bound: &Bound| bound.pins.names(Reason::LockedTables).next().is_some();
+        if let Some(at) = self.bound.iter().position(locks) {
+            self.bound.swap(0, at);
+        }
+    }
+
     /// COMMIT and ROLLBACK.
     pub(crate) async fn end_by_statement(&mut self, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
         if let Kind::Commit { release: true, .. } | Kind::Rollback { release: true, .. } = plan.kind {
