@@ -33,6 +33,7 @@ pub(crate) struct Options {
 pub(crate) fn run_all(options: &Options) -> Result<bool> {
     apt::install(Wanted::ServersAndMysql)?;
     run(&mut cargo(&["build", "-p", "usher"])?)?;
+    let seed = options.seed.unwrap_or_else(rand::random);
     let mut good = true;
     for round in 0..options.rounds {
         let mut test = cargo(&["test", "-p", "usher-integration-tests", "--test", "session_state", "--"])?;
@@ -41,9 +42,7 @@ pub(crate) fn run_all(options: &Options) -> Result<bool> {
         test.env("TEST_SESSIONS", options.sessions.to_string());
         test.env("TEST_STEPS", options.steps.to_string());
         test.env("TEST_BACKENDS", options.backends.to_string());
-        if let Some(seed) = options.seed {
-            test.env("TEST_SEED", seed.wrapping_add(round).to_string());
-        }
+        test.env("TEST_SEED", seed.wrapping_add(round).to_string());
         good &= passes(&mut test)?;
     }
     say(if good { "as on one server" } else { "not as on one server" });

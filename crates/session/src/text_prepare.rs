@@ -102,6 +102,18 @@ pub(crate) enum Again {
     WithLiterals,
 }
 
+/// The plan of what is executed: a procedure may change the variables that it is given.
+fn with_outputs(mut plan: Arc<Plan>, using: &[Operand]) -> Arc<Plan> {
+    if plan.kind == Kind::Call && !using.is_empty() {
+        let variables = using.iter().filter_map(|operand| match operand {
+            Operand::Variable(name) => Some(name.clone()),
+            Operand::Other(_) => None,
+        });
+        Arc::make_mut(&mut plan).uses.writes_user_vars.extend(variables);
+    }
+    plan
+}
+
 /// The character set of statements.
 fn charset(settings: &Settings) -> &str {
     match settings.variable("character_set_client") {
@@ -258,7 +270,7 @@ impl Session {
         let schema = named.schema.as_deref().filter(|name| Some(*name) != self.settings.schema());
         let own = schema.map(|schema| self.enter_schema(schema));
         let (_, inner) = self.inner(&named.text, named.mode);
-        let mut inner = inner;
+        let mut inner = with_outputs(inner, &using);
         if has_settings {
             Arc::make_mut(&mut inner).has_settings = true;
         }
@@ -309,7 +321,7 @@ impl Session {
     ) -> Served {
         let (_, inner) = self.inner(text, self.mode);
         match self.is_relayed(text, &inner, self.mode) {
-            true => self.relayed(&inner, statement, turn).await,
+            true => self.relayed(&with_outputs(inner, &using), statement, turn).await,
             false => self.expanded(text, (using, statement.text), turn).await,
         }
     }

@@ -39,7 +39,7 @@ pub use lex::{Lexer, Literal, LiteralKind, Token, TokenKind, depends_on_version,
 pub use mode::{Mode, read_as};
 pub use plan::{
     DdlKind, ExplainRoute, Found, InsertPoints, InsertShape, KeySource, KeyValue, Kind, Nothing, Number,
-    OWN_SCHEMA, Plan, Reach, RowValue, SequenceShape, ShowKind, TableName, Target, Uses, ValuePoint,
-    explain_route, find_calls, find_variables, insert_points, plan, user_variable_name,
+    OWN_SCHEMA, Plan, Reach, RowValue, SequenceShape, ShowKind, TableName, Target, USER_VARS_MAX, Uses,
+    ValuePoint, explain_route, find_calls, find_variables, insert_points, plan, user_variable_name,
 };
 pub use splice::{SpliceError, splice};

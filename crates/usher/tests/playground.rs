@@ -229,19 +229,37 @@ async fn move_there_and_back(pg: &Playground, client: &mut Conn) {
     assert_eq!(texts, ["one", "two"]);
     let again = pg.usher(&["move", "start", "--user", "623", "--to", other, "--locked"]);
     assert!(again.0 == 1 && again.2.contains("already"), "{again:?}");
-    let online = pg.usher(&["move", "start", "--user", "623", "--to", &home, "--online"]);
-    assert!(online.0 == 1 && online.2.contains("not supported yet"), "{online:?}");
+    let back = pg.usher(&["move", "start", "--user", "623", "--to", &home]);
+    assert!(back.0 == 1 && back.2.contains("usher move purge"), "{back:?}");
     let unknown = pg.usher(&["move", "start", "--user", "5", "--to", other, "--locked"]);
     assert!(unknown.0 == 1 && unknown.2.contains("not in the directory"), "{unknown:?}");
-    let moves = pg.json(&["move", "list", "--all"]);
-    let id = moves["moves"][0]["id"].to_string();
+    let id = last_done(pg);
     let (code, _, error) = pg.usher(&["move", "abort", &id]);
     assert!(code == 1 && error.contains("commit point"), "{error}");
-    let (code, out, error) = pg.usher(&["move", "purge", &id]);
-    assert_eq!(code, 0, "{error}");
-    assert!(out.contains("is purged"), "{out}");
+    purge(pg, &id);
+    // Online, as moves are if nothing else is said.
+    let (code, out, error) = pg.usher(&["move", "start", "--user", "623", "--to", &home]);
+    assert!(code == 0 && out.contains(&format!("user 623 lives on {home}")), "{out} {error}");
+    let texts: Vec<String> =
+        client.query("SELECT text FROM notes WHERE user_id = 623 ORDER BY id").await.unwrap();
+    assert_eq!(texts, ["one", "two"]);
+    purge(pg, &last_done(pg));
     let (code, _, error) = pg.usher(&["move", "status", "4711"]);
     assert!(code == 1 && error.contains("no move 4711"), "{error}");
+}
+
+/// The newest move that was carried out.
+fn last_done(pg: &Playground) -> String {
+    let moves = pg.json(&["move", "list", "--all"]);
+    let all = moves["moves"].as_array().unwrap();
+    let done = all.iter().filter(|one| one["phase"] != "aborted");
+    done.filter_map(|one| one["id"].as_u64()).max().unwrap_or_else(|| panic!("{moves}")).to_string()
+}
+
+fn purge(pg: &Playground, id: &str) {
+    let (code, out, error) = pg.usher(&["move", "purge", id]);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("is purged"), "{out}");
 }
 
 /// Without a controller a move is run by the command itself.

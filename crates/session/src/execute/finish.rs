@@ -119,6 +119,10 @@ impl Session {
                 bound.pins.add(&self.shared.metrics.pinned, Reason::Procedure, b"");
             }
         }
+        if plan.uses.writes_user_vars.len() >= usher_sql::USER_VARS_MAX {
+            // There may be some that are not named.
+            bound.pins.add(&self.shared.metrics.pinned, Reason::Variable, b"");
+        }
         let learns = !failed && may_change_programs(plan);
         let mut owed = Owed {
             shard: bound.shard,

@@ -16,7 +16,7 @@ pub use classify::{ExplainRoute, explain_route};
 pub use insert::{InsertPoints, ValuePoint, insert_points};
 pub use nothing::{Nothing, Number};
 pub use reach::{OWN_SCHEMA, Reach};
-pub use uses::{Found, Uses, find_calls, find_variables, user_variable_name};
+pub use uses::{Found, USER_VARS_MAX, Uses, find_calls, find_variables, user_variable_name};
 
 pub(crate) use tokens::Tokens;
 

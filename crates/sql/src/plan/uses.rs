@@ -325,10 +325,11 @@ fn upper<'b>(word: &[u8], buffer: &'b mut [u8; WORD_BYTES_MAX]) -> &'b [u8] {
     upper
 }
 
+/// So many variables of a statement are named in [`Uses`]: where there are as many, there may be more.
+pub const USER_VARS_MAX: usize = 64;
+
 fn push(names: &mut Vec<String>, name: String) {
-    /// More variables than this are a dump or an attack: the flag that there are some is what counts.
-    const NAMES_MAX: usize = 64;
-    if names.len() < NAMES_MAX && !names.contains(&name) {
+    if names.len() < USER_VARS_MAX && !names.contains(&name) {
         names.push(name);
     }
 }
