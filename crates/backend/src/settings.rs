@@ -68,6 +68,15 @@ impl Settings {
         self.variables.get(name).map(AsRef::as_ref)
     }
 
+    /// The character set of statements: of SET NAMES, or set by itself since.
+    #[must_use]
+    pub fn client_charset(&self) -> &str {
+        match self.variable("character_set_client") {
+            Some(charset) => charset.trim_matches('\''),
+            None => self.names().split(' ').next().unwrap_or("utf8mb4"),
+        }
+    }
+
     /// The argument of `SET NAMES`.
     #[must_use]
     pub fn names(&self) -> &str {

@@ -117,6 +117,7 @@ async fn read_table(
         let mut rows = source.conn.exec_iter(query, ()).await.map_err(MoveError::at(&source.server))?;
         while let Some(row) = rows.next().await.map_err(MoveError::at(&source.server))? {
             found += 1;
+            // Not what panics: the values of a row of which none was taken before.
             let mut values = row.unwrap();
             let place = table.place(&values[stored..]);
             values.truncate(stored);

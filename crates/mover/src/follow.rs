@@ -409,6 +409,7 @@ impl Chunk {
                 chunk.more = true;
                 continue;
             }
+            // Not what panics: the values of a row of which none was taken before.
             let mut values = row.unwrap();
             chunk.place = table.place(&values[stored..]);
             values.truncate(stored);

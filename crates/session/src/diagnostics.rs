@@ -21,8 +21,9 @@ const UNKNOWN_ERROR: u16 = 1105;
 /// Expressions that leave one warning, or end with an error.
 const ONE_WARNING: &str = "CAST('x' AS SIGNED)";
 const ONE_ERROR: &str = "EXP(9999)";
-/// More warnings than these are not taken off their connection.
-const CONDITIONS_MAX: usize = 1000;
+/// Warnings that are taken off their connection, the first of all. MySQL keeps 1,024 for a session unless told otherwise,
+/// MariaDB 64.
+const CONDITIONS_MAX: usize = 1024;
 /// Characters of a message that SIGNAL takes.
 const SIGNAL_MESSAGE_MAX: usize = 128;
 
@@ -96,14 +97,11 @@ impl Session {
     #[cold]
     pub(crate) async fn remember_diagnostics(&mut self) {
         if self.owed.as_ref().is_some_and(|owed| owed.found_rows) {
-            // Either question spoils the answer to the other.
-            return;
-        }
-        if let Some(kept) = self.kept.as_mut().filter(|_| self.failure.is_none()) {
+            // Either question spoils the answer to the other. That for rows comes often.
+            self.told = self.failure.is_none().then(|| Box::new(Told::gone()));
+        } else if let Some(kept) = self.kept.as_mut().filter(|_| self.failure.is_none()) {
             match Told::of(&mut kept.lent).await {
-                Ok(Some(told)) => self.told = Some(Box::new(told)),
-                // It goes on being kept.
-                Ok(None) => return,
+                Ok(told) => self.told = Some(Box::new(told)),
                 Err(fault) => {
                     tracing::debug!(server = %kept.lent.server().name, %fault, "lost with what there was to be told");
                     kept.lent.discard();
@@ -119,6 +117,12 @@ impl Session {
 
     /// As [`Session::ask_of_the_one_before`], where that has been taken off its connection.
     async fn ask_told(&mut self, told: &Told, statement: Text<'_>, plan: &Plan, turn: Turn) -> Served {
+        if told.gone {
+            return Err(unsupported(
+                "warnings of a statement with SQL_CALC_FOUND_ROWS when other sessions wait for its connection; ask for \
+                 them at once",
+            ));
+        }
         if let Some(range) = shown_range(statement, plan) {
             let errors = plan.kind == Kind::Show(ShowKind::Errors);
             let rows = told.conditions.iter().filter(|condition| !errors || condition.is_error());
@@ -298,23 +302,27 @@ pub(crate) struct Told {
     conditions: Vec<Condition>,
     /// How many there were; servers keep `max_error_count` of them.
     count: usize,
+    /// It could not be asked for.
+    gone: bool,
 }
 
 impl Told {
-    /// Asks for it, which does not clear it; `None` if it is too much to be remembered.
-    async fn of(lent: &mut Lent) -> Result<Option<Self>, Fault> {
+    /// Of a statement that there is nothing to be told of any more.
+    fn gone() -> Self {
+        Self { conditions: Vec::new(), count: 0, gone: true }
+    }
+
+    /// Asks for it, which does not clear it.
+    async fn of(lent: &mut Lent) -> Result<Self, Fault> {
         let reply = lent.query(b"SHOW COUNT(*) WARNINGS").await?;
         let count = reply.cell().and_then(|cell| cell.parse().ok()).unwrap_or(0);
-        if count > CONDITIONS_MAX {
-            return Ok(None);
-        }
-        let reply = lent.query(b"SHOW WARNINGS").await?;
+        let reply = lent.query(format!("SHOW WARNINGS LIMIT {CONDITIONS_MAX}").as_bytes()).await?;
         let conditions = reply.rows.into_iter().map(|row| {
             let mut cells = row.into_iter().map(Option::unwrap_or_default);
             let mut cell = || cells.next().unwrap_or_default();
             Condition { level: cell(), code: cell(), message: cell() }
         });
-        Ok(Some(Self { conditions: conditions.collect(), count }))
+        Ok(Self { conditions: conditions.collect(), count, gone: false })
     }
 
     /// The answer to SHOW COUNT(*) WARNINGS or ERRORS, and what it is called.

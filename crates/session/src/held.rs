@@ -57,6 +57,10 @@ impl Session {
                 }
             }
             Kind::Call if leaves_nothing(order.body.text(), self.mode) => {}
+            // What the session keeps of it is asked for; nobody else begins with the rest.
+            Kind::Call if self.shared.programs.leaves_no_more(self.statement_said(order), self.mode) => {
+                bound.lent.dirty = true;
+            }
             Kind::Call => bound.pins.add(counts, Reason::Procedure, b""),
             Kind::Ddl(DdlKind::CreateTemporaryTable) => {
                 for table in &plan.tables {
@@ -88,7 +92,7 @@ impl Session {
     /// `Some(None)` if only a server knows; `None` if there can be no such lock.
     fn lock_name(&self, name: &LockName, params: &[Param<'_>]) -> Option<Option<Box<str>>> {
         let text = |bytes: &[u8]| {
-            let charset = self.client_charset();
+            let charset = self.settings.client_charset();
             let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02X}"));
             let takes = !bytes.is_empty() && bytes.len() <= LOCK_NAME_BYTES_MAX;
             takes.then(|| Some(format!("_{charset} x'{hex}'").into()))
@@ -108,13 +112,6 @@ impl Session {
                 }
             }
             LockName::Other => Some(None),
-        }
-    }
-
-    fn client_charset(&self) -> &str {
-        match self.settings.variable("character_set_client") {
-            Some(charset) => charset.trim_matches('\''),
-            None => self.settings.names().split(' ').next().unwrap_or("utf8mb4"),
         }
     }
 

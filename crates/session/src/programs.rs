@@ -1,7 +1,7 @@
 //! What triggers and stored functions leave on the connection of whoever sets them off: user variables above all. A
 //! statement names them not, so that the servers are asked for their bodies.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,9 @@ const ASKED: &str = "SELECT event_object_table, action_statement, sql_mode, 'tri
     WHERE table_schema NOT IN ('sys', 'mysql')";
 /// Words of a body by which it leaves a lock or a temporary table on its connection.
 const HOLDS: [&str; 3] = ["get_lock", "release_lock", "temporary"];
+/// Words of a procedure's body by which it may leave more than can be told from it.
+const OBSCURE: [&str; 7] =
+    ["execute", "insert_id", "prepare", "rand_seed1", "rand_seed2", "release_all_locks", "xa"];
 
 /// What is left on a connection.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -55,6 +58,8 @@ impl Effects {
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
     known: ArcSwap<HashMap<String, Effects>>,
+    /// Procedures that leave no more than what `known` tells of them.
+    plain: ArcSwap<HashSet<String>>,
     /// The same in a form that costs nothing to look at.
     any: AtomicBool,
     /// Whether reads may set them off without calling a function: there are views among them.
@@ -71,6 +76,10 @@ struct Program {
     /// Every name in the body, and what it does itself.
     names: BTreeSet<String>,
     effects: Effects,
+    /// Whether it may leave more behind, if it is a procedure.
+    obscure: bool,
+    /// The procedures that it calls.
+    calls: Vec<String>,
 }
 
 impl Programs {
@@ -98,11 +107,17 @@ impl Programs {
         effects
     }
 
+    /// Whether a procedure was looked at and leaves nothing on its connection but what [`Self::effects`] tells.
+    pub(crate) fn leaves_no_more(&self, text: &[u8], mode: Mode) -> bool {
+        called(text, mode).is_some_and(|name| self.plain.load().contains(&name))
+    }
+
     fn set(&self, programs: &[Program]) {
         let known = closed(programs);
         let views = programs.iter().any(|program| program.is_view && known.contains_key(&program.name));
         self.views.store(views, Ordering::Relaxed);
         self.any.store(!known.is_empty(), Ordering::Relaxed);
+        self.plain.store(Arc::new(plain(programs)));
         self.known.store(Arc::new(known));
     }
 }
@@ -118,6 +133,30 @@ pub(crate) fn leaves_nothing(text: &[u8], mode: Mode) -> bool {
     let mut nothing = !text.is_empty();
     names(text, mode, |name| nothing &= !HOLDS.contains(&name) && !MORE.contains(&name));
     nothing
+}
+
+/// The procedure that a CALL names, without its schema, in lower case.
+fn called(text: &[u8], mode: Mode) -> Option<String> {
+    let mut tokens = Lexer::new(text, mode);
+    let is_call = |raw: &[u8]| raw.eq_ignore_ascii_case(b"call");
+    tokens.next().filter(|token| token.kind == TokenKind::Word && is_call(token.bytes(text)))?;
+    name_of_call(&mut tokens, text)
+}
+
+/// What stands behind the word CALL.
+fn name_of_call(tokens: &mut Lexer<'_>, text: &[u8]) -> Option<String> {
+    let mut name = None;
+    for token in tokens {
+        let raw = token.bytes(text);
+        match token.kind {
+            TokenKind::Word | TokenKind::Dotted | TokenKind::Quoted => {
+                name = Some(String::from_utf8_lossy(&unquote_name(raw)).to_lowercase());
+            }
+            _ if raw == b"." => {}
+            _ => break,
+        }
+    }
+    name
 }
 
 /// Every name in a text, in lower case.
@@ -165,9 +204,60 @@ impl Program {
             holds |= HOLDS.contains(&name);
             all.insert(name.to_owned());
         });
+        let obscure = OBSCURE.iter().any(|word| all.contains(*word)) || says_more(body, mode);
         let variables = Lexer::new(body, mode).filter(|token| token.kind == TokenKind::UserVar);
         let variables = variables.map(|token| user_variable_name(token.bytes(body))).collect();
-        Self { name: name.to_lowercase(), is_view, names: all, effects: Effects { variables, holds } }
+        let calls = calls(body, mode);
+        let name = name.to_lowercase();
+        Self { name, is_view, names: all, effects: Effects { variables, holds }, obscure, calls }
+    }
+}
+
+/// The procedures that a body calls.
+fn calls(body: &[u8], mode: Mode) -> Vec<String> {
+    let mut tokens = Lexer::new(body, mode);
+    let mut calls = Vec::new();
+    while let Some(token) = tokens.next() {
+        if token.kind == TokenKind::Word && token.bytes(body).eq_ignore_ascii_case(b"call") {
+            calls.extend(name_of_call(&mut tokens, body));
+        }
+    }
+    calls
+}
+
+/// Whether a body sets what no server tells of, or opens a table: `SET TRANSACTION`, `SET timestamp`, `HANDLER t OPEN`.
+fn says_more(body: &[u8], mode: Mode) -> bool {
+    let mut before: &[u8] = b"";
+    Lexer::new(body, mode).any(|token| {
+        let raw = token.bytes(body);
+        let is = |word: &[u8]| raw.eq_ignore_ascii_case(word);
+        let more = match before.to_ascii_lowercase().as_slice() {
+            b"set" | b"session" | b"local" => is(b"transaction") || is(b"timestamp"),
+            // That of conditions is DECLARE .. HANDLER FOR.
+            b"handler" => !is(b"for"),
+            _ => is(b"@@timestamp") || is(b"@@session.timestamp"),
+        };
+        before = raw;
+        more
+    })
+}
+
+/// The routines that do not leave more than [`closed`] tells, nor do those that they call. Of several of one name none
+/// may.
+fn plain(programs: &[Program]) -> HashSet<String> {
+    let routines = || programs.iter().filter(|program| !program.is_view);
+    let mut plain: HashSet<String> = routines().map(|program| program.name.clone()).collect();
+    loop {
+        let more =
+            |program: &&Program| program.obscure || program.calls.iter().any(|name| !plain.contains(name));
+        let there = |program: &&Program| plain.contains(&program.name);
+        let not: Vec<&Program> = routines().filter(there).filter(more).collect();
+        if not.is_empty() {
+            return plain;
+        }
+        for program in not {
+            plain.remove(&program.name);
+        }
     }
 }
 
@@ -312,7 +402,32 @@ mod tests {
             ["count_them", "SET @n = 1", "", "routine"],
         ]));
         assert_eq!(names(b"SELECT * FROM Summary").unwrap(), ["n"], "reads of a view call its functions");
+        known.set(&programs(&[
+            [
+                "adds",
+                "BEGIN DECLARE CONTINUE HANDLER FOR NOT FOUND SET @x = 1; CALL app.tells(); END",
+                "",
+                "routine",
+            ],
+            ["tells", "SELECT 1", "", "routine"],
+            ["prepares", "BEGIN PREPARE p FROM @x; EXECUTE p; END", "", "routine"],
+            ["calls_it", "CALL `Prepares`()", "", "routine"],
+            ["calls_unknown", "IF 1 THEN CALL elsewhere; END IF", "", "routine"],
+            ["isolates", "SET SESSION TRANSACTION READ ONLY", "", "routine"],
+            ["opens", "HANDLER t OPEN", "", "routine"],
+            ["unseen", "NULL", "", "routine"],
+        ]));
+        let no_more = |text: &str| known.leaves_no_more(text.as_bytes(), Mode::default());
+        assert!(
+            no_more("CALL adds()") && no_more("call app . `tells` (1, prepares)") && no_more("CALL tells")
+        );
+        assert_eq!(names(b"CALL adds(@y)").unwrap(), ["x"]);
+        for obscure in ["prepares", "calls_it", "calls_unknown", "isolates", "opens", "never_seen"] {
+            assert!(!no_more(&format!("CALL {obscure}()")), "{obscure}");
+        }
+        assert!(effects(b"CALL unseen()").unwrap().holds);
         known.set(&[]);
+        assert!(!no_more("CALL tells()"));
         assert_eq!(names(b"INSERT INTO orders VALUES (1)"), None);
     }
 }

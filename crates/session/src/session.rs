@@ -385,9 +385,7 @@ impl Session {
         }
         while buf.is_empty() {
             buffers::give_back(std::mem::take(buf));
-            if self.is_kept_wanted(patience).await? {
-                self.remember_diagnostics().await;
-            }
+            self.give_kept_to_who_waits(patience).await?;
             let stream = &mut self.client.channel;
             patience.wait_for(stream.readable(), self.last_active).await?;
             *buf = buffers::take();
@@ -398,15 +396,18 @@ impl Session {
                 read => return Ok(read.map(drop)?),
             }
         }
+        // Who has sent half of a packet may never send the rest.
+        self.give_kept_to_who_waits(patience).await?;
         match patience.wait_for(self.client.channel.read(buf), self.last_active).await? {
             0 => Err(End::Gone),
             _ => Ok(()),
         }
     }
 
-    /// Waits for bytes of the client as long as nobody else waits for the connection that is kept for its questions.
-    async fn is_kept_wanted(&self, patience: &mut Patience) -> Result<bool, End> {
-        let Some(kept) = &self.kept else { return Ok(false) };
+    /// Waits for bytes of the client, and gives the connection that is kept for its questions to whoever wants it
+    /// before they come.
+    async fn give_kept_to_who_waits(&mut self, patience: &mut Patience) -> Result<(), End> {
+        let Some(kept) = &self.kept else { return Ok(()) };
         let either = async {
             tokio::select! {
                 biased;
@@ -414,7 +415,10 @@ impl Session {
                 () = kept.lent.wanted() => Ok(true),
             }
         };
-        patience.wait_for(either, self.last_active).await
+        if patience.wait_for(either, self.last_active).await? {
+            self.remember_diagnostics().await;
+        }
+        Ok(())
     }
 
     /// The longest it may be idle, and why: what the client has set itself, if that is less, and in a transaction on a

@@ -114,14 +114,6 @@ fn with_outputs(mut plan: Arc<Plan>, using: &[Operand]) -> Arc<Plan> {
     plan
 }
 
-/// The character set of statements.
-fn charset(settings: &Settings) -> &str {
-    match settings.variable("character_set_client") {
-        Some(charset) => charset.trim_matches('\''),
-        None => settings.names().split(' ').next().unwrap_or("utf8mb4"),
-    }
-}
-
 /// The settings of a connection, changed so that a text is read again as it was meant, and still runs under them.
 pub(crate) fn read_again_under(
     (again, text): (Again, &[u8]),
@@ -137,7 +129,9 @@ pub(crate) fn read_again_under(
         edit.variable("sql_mode", &format!("'{}'", usher_sql::read_as(&meant, &own)));
     }
     // Texts of nothing but ASCII are the same in all character sets that there are for clients.
-    if again == Again::WithLiterals && (text.is_ascii() || charset(meant) == charset(settings)) {
+    if again == Again::WithLiterals
+        && (text.is_ascii() || meant.client_charset() == settings.client_charset())
+    {
         let of_literals = ["collation_connection", "character_set_connection"];
         let set = of_literals.into_iter().find_map(|name| Some((name, meant.variable(name)?)));
         let (name, value) = set.unwrap_or_else(|| match meant.names().split_once(" COLLATE ") {

@@ -302,6 +302,7 @@ impl<'a> Batch<'a> {
             let query = format!("SELECT {names} FROM {} WHERE {condition}", shape.path);
             let keys: Vec<mysql_async::Row> = conn.exec(query, key.clone()).await?;
             for key in keys {
+                // Not what panics: the values of a row of which none was taken before.
                 self.orphan_children(further, key.unwrap());
             }
         }

@@ -53,7 +53,6 @@ impl Session {
         }
         if failed && (plan.kind == PlanKind::Call || plan.uses.unknown_function.is_some()) {
             // It may have left something there before it failed.
-            bound.lent.last_insert_id = None;
             bound.lent.dirty = true;
         }
         let passed_over = self.passed_over;
@@ -109,10 +108,7 @@ impl Session {
             self.close_transaction(bound.shard, &outcome, failed);
         }
         let mut variables = plan.uses.writes_user_vars.clone();
-        let text = match &self.naming {
-            Some(Naming::Uses(named)) => named.text(),
-            _ => order.body.text(),
-        };
+        let text = self.statement_said(order);
         if let Some(effects) = self.shared.programs.effects(plan, text, self.mode) {
             variables.extend(effects.variables);
             if effects.holds {
@@ -128,6 +124,7 @@ impl Session {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
             reported: outcome.insert_id,
+            called: plan.kind == PlanKind::Call,
             found_rows: asks_for_found,
             locks,
             // Some rows may have been looked at before it failed.
@@ -167,6 +164,14 @@ impl Session {
             false => self.put(bound, false),
         }
         Ok(Answered { failed, seq })
+    }
+
+    /// The text of the statement itself where it is run by its name.
+    pub(crate) fn statement_said<'a>(&'a self, order: &'a Order<'_>) -> &'a [u8] {
+        match &self.naming {
+            Some(Naming::Uses(named)) => named.text(),
+            _ => order.body.text(),
+        }
     }
 
     /// Whether a statement that failed cannot have left a transaction open.

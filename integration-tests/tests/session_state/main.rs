@@ -2,8 +2,11 @@
 //! lockstep with a plain connection to one server: the answers are the same to the letter.
 //!
 //! `TEST_SEED`, `TEST_SESSIONS`, `TEST_STEPS` and `TEST_BACKENDS` change what is run; the seed of a run is printed. The
-//! long form, with seeds that nobody has chosen: `cargo xtask sessions`.
+//! long form: `cargo xtask sessions`.
 #![allow(clippy::unwrap_used)]
+
+mod scripts;
+mod statements;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,6 +19,12 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use usher_integration_tests::{Bed, Login, Proxy, admin, code, message, until};
 use usher_playground::Server;
+
+use crate::scripts::SCRIPTS;
+use crate::statements::{
+    AFTERWARDS, CHANGES, DIAGNOSTICS, KEPT, LOCKS, MULTI, PREPARED, READS, ROUTINES, SETTINGS, TEMPORARY,
+    TRANSACTIONS, VARIABLES,
+};
 
 /// Connections that are left for sessions that hold none.
 const SPARE: usize = 3;
@@ -108,7 +117,7 @@ async fn a_kill_needs_no_connection_of_the_pool(proxy: &Proxy, client: &mut Conn
 }
 
 async fn as_on_one_server(kind: Server) {
-    let seed = setting("TEST_SEED", 1);
+    let seed = setting("TEST_SEED", u64::from(rand::random::<u32>()));
     let (sessions, steps) = (setting("TEST_SESSIONS", 60), setting("TEST_STEPS", 50));
     let backends = usize::try_from(setting("TEST_BACKENDS", 8)).unwrap();
     eprintln!(
@@ -255,7 +264,7 @@ struct Pair {
 impl Pair {
     async fn run(mut self, mut rng: StdRng, steps: u64, may_hold: Arc<Semaphore>) -> Result<(), String> {
         let number = self.number;
-        self.make_tables().await?;
+        self.make_what_it_needs().await?;
         let mut script = Script::default();
         for _ in 0..steps {
             if script.hold.is_none() && rng.random_bool(0.15) {
@@ -284,14 +293,14 @@ impl Pair {
 
     /// One statement after the other.
     async fn run_script(mut self, script: &[&str]) -> Result<(), String> {
-        self.make_tables().await?;
+        self.make_what_it_needs().await?;
         for statement in script {
             self.both(&statement.replace('#', &self.number.to_string())).await?;
         }
         Ok(())
     }
 
-    async fn make_tables(&mut self) -> Result<(), String> {
+    async fn make_what_it_needs(&mut self) -> Result<(), String> {
         let ids = "id INT AUTO_INCREMENT PRIMARY KEY";
         for table in ["t", "u"] {
             let number = self.number;
@@ -299,6 +308,9 @@ impl Pair {
                 "CREATE TABLE {table}{number} ({ids}, n INT NOT NULL, s VARCHAR(5), UNIQUE (n))"
             ))
             .await?;
+        }
+        for routine in ROUTINES {
+            self.both(&routine.replace('#', &self.number.to_string())).await?;
         }
         Ok(())
     }
@@ -583,322 +595,3 @@ impl Script {
 fn pick<'a>(rng: &mut StdRng, from: &[&'a str]) -> &'a str {
     from.choose(rng).unwrap()
 }
-
-const VARIABLES: &[&str] = &[
-    "SET @a = 5",
-    "SET @a = -7, @b = NULL",
-    "SET @a = 1.50",
-    "SET @a = 2.5e3",
-    "SET @b = 'it''s'",
-    "SET @b = _latin1 'caf\\xe9' COLLATE latin1_bin",
-    "SET @b = x'00ff'",
-    "SET @a = @a + 1",
-    "SET @a = (SELECT 18446744073709551615)",
-    "SET @a = 12345678901234567890.123456789",
-    "SET @a = 1e300, @b = -0.0",
-    "SET @a = DATE '2024-02-29', @b = TIMESTAMP '2024-02-29 12:34:56.789'",
-    "SET @a = CAST('-12:34:56.5' AS TIME(3))",
-    "SET @a = TRUE, @b = b'101'",
-    "SET @b = _utf8mb4 x'F09F9880' COLLATE utf8mb4_bin",
-    "SET @b = JSON_OBJECT('k', 1)",
-    "SET @b = REPEAT('z', 300)",
-    "SELECT @a + INTERVAL 0 DAY, LENGTH(@b), HEX(@a)",
-    "SET @b = CONCAT(@b, 'x'), @a = CHAR_LENGTH(@b)",
-    "SELECT @a := 41, @a + 1",
-    "SELECT 3, 'drei' INTO @a, @b",
-    "SELECT @a",
-    "SELECT @a, @b, @never",
-    "SELECT IFNULL(CONCAT(CHARSET(@b), COLLATION(@b), HEX(@b)), 'none'), @b = 'it''s'",
-    "SELECT @a + 1, @a / 3, @b IS NULL",
-    "prepared: SELECT @a, @b",
-];
-
-const SETTINGS: &[&str] = &[
-    "SET sql_mode = ''",
-    "SET sql_mode = 'ANSI_QUOTES'",
-    "SET sql_mode = 'ANSI'",
-    "SET sql_notes = 0",
-    "SET sql_notes = 1",
-    "SET session_track_schema = OFF",
-    "SET session_track_schema = DEFAULT, time_zone = '+04:00'",
-    "SET sql_mode = DEFAULT",
-    "SET sql_mode = \"NO_BACKSLASH_ESCAPES\"",
-    "SET sql_mode = CONCAT(@@sql_mode, ',PIPES_AS_CONCAT')",
-    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE'",
-    "SET time_zone = '+02:00'",
-    "SET time_zone = '-05:30', @a = 9",
-    "SET NAMES latin1",
-    "SET NAMES utf8mb4",
-    "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
-    "SET character_set_results = NULL",
-    "SET sort_buffer_size = 300000",
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-    "SET SESSION TRANSACTION READ WRITE",
-    "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
-    "SET foreign_key_checks = 0, unique_checks = OFF",
-    "SET sql_select_limit = 2",
-    "SET sql_select_limit = DEFAULT",
-    "SET lc_time_names = 'de_DE'",
-    "SET no_such_variable = 1",
-    "SET time_zone = 'Nowhere/City'",
-    "SET last_insert_id = 77",
-    "SET timestamp = 1000000000",
-    "SET timestamp = DEFAULT",
-    "USE other",
-    "USE solo",
-    "USE nowhere",
-];
-
-const READS: &[&str] = &[
-    "SELECT @@sql_mode",
-    "SELECT @@isolation",
-    "SELECT @@session.time_zone, @@sort_buffer_size, @@foreign_key_checks, @@unique_checks",
-    "SELECT @@character_set_client, @@character_set_results, @@collation_connection",
-    "SELECT DATABASE(), SCHEMA()",
-    "SELECT 'a\\\\b', 'x' || 'y'",
-    "SELECT FROM_UNIXTIME(86400), DATE_FORMAT('2024-03-05', '%M')",
-    "SELECT @@autocommit, @@sql_select_limit",
-    "SELECT @@in_transaction_or_so",
-    "SHOW VARIABLES LIKE 'sql\\_mode'",
-    "SHOW VARIABLES LIKE 'time_zone'",
-    "SHOW SESSION VARIABLES LIKE 'autocommit'",
-    "SHOW VARIABLES LIKE 'foreign\\_key\\_checks'",
-    "SHOW VARIABLES WHERE Variable_name IN ('session_track_schema', 'socket_or_so', 'sql_select_limit')",
-    "SELECT @@session_track_schema, @@session.session_track_schema + 1",
-    "SELECT @@version_compile_os, @@read_only",
-    "SELECT COLLATION('x'), CHARSET('x')",
-    "SELECT \"x\"",
-    "DO 1",
-    "SELECT NOW() = SYSDATE() + INTERVAL 1 DAY",
-];
-
-const TRANSACTIONS: &[&str] = &[
-    "BEGIN",
-    "START TRANSACTION",
-    "COMMIT",
-    "COMMIT",
-    "ROLLBACK",
-    "ROLLBACK",
-    "SAVEPOINT one",
-    "ROLLBACK TO one",
-    "RELEASE SAVEPOINT one",
-    "COMMIT AND CHAIN",
-    "SET autocommit = 0",
-    "SET autocommit = 1",
-    "SET autocommit = 1",
-];
-
-const CHANGES: &[&str] = &[
-    "INSERT INTO solo.t# (n, s) VALUES (%, 'a')",
-    "INSERT INTO solo.t# (n, s) VALUES (% + 100, 'a'), (% + 200, 'b')",
-    "INSERT INTO solo.t# (id, n) VALUES (% + 1000, % + 1000)",
-    "INSERT IGNORE INTO solo.t# (n, s) VALUES (%, 'much too long')",
-    "INSERT INTO solo.u# (n, s) VALUES (%, 'x') ON DUPLICATE KEY UPDATE s = 'y'",
-    "REPLACE INTO solo.u# (n, s) VALUES (%, 'z')",
-    "UPDATE solo.t# SET s = 'q' WHERE n < %",
-    "DELETE FROM solo.t# WHERE n = %",
-    "UPDATE IGNORE solo.t# SET s = 'far too long' WHERE n = %",
-    "INSERT INTO solo.t# (n) SELECT n + 5000 FROM solo.u# WHERE n = %",
-    "SELECT SQL_CALC_FOUND_ROWS n, s FROM solo.t# ORDER BY id LIMIT 2",
-    "SELECT COUNT(*), SUM(n) FROM solo.t#",
-    "SELECT n FROM solo.t# ORDER BY id LIMIT 1, 2",
-    "SELECT n FROM solo.t# ORDER BY id LIMIT 2 OFFSET 40",
-    "SELECT n FROM solo.t# ORDER BY s, id LIMIT 3, 4",
-    "SELECT DISTINCT s FROM solo.t# ORDER BY s LIMIT 1, 1",
-    "SELECT * FROM solo.t# WHERE n = % FOR UPDATE",
-    "SELECT id, n, s FROM solo.t# ORDER BY id",
-    "INSERT INTO solo.u# (n) VALUES (LAST_INSERT_ID() + 10000)",
-    "UPDATE solo.u# SET n = LAST_INSERT_ID(n + 20000) WHERE n = %",
-    "SELECT n FROM t# WHERE n = %",
-    "SELECT 1 / 0, CAST('x' AS SIGNED)",
-    "INSERT INTO solo.t# (n, nope) VALUES (1, 2)",
-    "INSERT INTO solo.t# (n) VALUES (NULL)",
-    "SELECT * FROM solo.no_such_table",
-    "SELEC 1",
-];
-
-const AFTERWARDS: &[&str] = &[
-    "SELECT LAST_INSERT_ID()",
-    "SELECT LAST_INSERT_ID() + 1 AS next",
-    "SELECT LAST_INSERT_ID(99)",
-    "SELECT @n",
-    "SELECT @@last_insert_id, @@identity",
-];
-
-const DIAGNOSTICS: &[&str] = &[
-    "SELECT ROW_COUNT()",
-    "SELECT ROW_COUNT() AS n, 1",
-    "SHOW WARNINGS",
-    "SHOW ERRORS",
-    "SHOW COUNT(*) WARNINGS",
-    "SELECT @@warning_count, @@error_count",
-    "SHOW WARNINGS LIMIT 1",
-    "GET DIAGNOSTICS @n = NUMBER",
-];
-
-const PREPARED: &[&str] = &[
-    "prepared: SELECT n, s FROM solo.t# WHERE n = % ORDER BY id",
-    "prepared: INSERT INTO solo.t# (n, s) VALUES (% + 400, 'p')",
-    "prepared: SELECT LAST_INSERT_ID()",
-    "prepared: SELECT 'a\\\\b', \"x\"",
-    "prepared: SET @a = 12",
-    "prepared: UPDATE solo.u# SET s = 'w'",
-    "PREPARE one FROM 'SELECT CAST(? AS SIGNED) + 1, ? IS NULL'",
-    "PREPARE one FROM 'INSERT INTO solo.t# (n, s) VALUES (? + 600, ?)'",
-    "PREPARE two FROM 'SELECT COUNT(*) FROM solo.u#'",
-    "EXECUTE one USING @a, @b",
-    "EXECUTE one",
-    "EXECUTE two",
-    "DEALLOCATE PREPARE one",
-    "PREPARE bad FROM 'SELEC'",
-];
-
-const TEMPORARY: &[&str] = &[
-    "CREATE TEMPORARY TABLE IF NOT EXISTS solo.tmp (n INT)",
-    "CREATE TEMPORARY TABLE solo.tmp (n INT) SELECT 7 AS n",
-    "INSERT INTO solo.tmp VALUES (1), (2)",
-    "SELECT COUNT(*) FROM solo.tmp",
-    "DROP TEMPORARY TABLE solo.tmp",
-    "DROP TEMPORARY TABLE IF EXISTS solo.tmp",
-];
-
-const LOCKS: &[&str] = &[
-    "SELECT GET_LOCK('lock#', 1)",
-    "SELECT RELEASE_LOCK('lock#')",
-    "SELECT IS_FREE_LOCK('lock#')",
-    "SELECT IS_USED_LOCK('lock#') = CONNECTION_ID()",
-    "DO RELEASE_LOCK('lock#')",
-    "LOCK TABLES solo.t# WRITE",
-];
-
-/// What random sessions have found.
-const SCRIPTS: &[&[&str]] = &[
-    &[
-        "SELECT 1 UNION SELECT 2",
-        "connection: reset",
-        "SELECT FOUND_ROWS()",
-        "SELECT 1 UNION SELECT 2",
-        "connection: reset",
-        "DO 1",
-        "SELECT FOUND_ROWS()",
-        "SELECT 1 UNION SELECT 2",
-        "connection: change user",
-        "SELECT FOUND_ROWS()",
-        "SELECT 1 UNION SELECT 2",
-        "SELECT no_such",
-        "SELECT FOUND_ROWS()",
-        "SELECT 1 UNION SELECT 2",
-        "INSERT INTO solo.t# (n) VALUES (4)",
-        "INSERT INTO solo.t# (n) VALUES (4)",
-        "SELECT FOUND_ROWS()",
-    ],
-    &[
-        "INSERT INTO solo.u# (n) VALUES (5), (6)",
-        "INSERT INTO solo.t# (n) VALUES (ROW_COUNT())",
-        "SELECT n, ROW_COUNT() FROM solo.t#",
-        "SELECT 1 UNION SELECT 2",
-        "INSERT INTO solo.t# (n) VALUES (FOUND_ROWS() + 100)",
-        "SELECT FOUND_ROWS() FROM DUAL",
-        "SELECT n, s FROM solo.t# ORDER BY id",
-    ],
-    &[
-        "CREATE PROCEDURE solo.p#() INSERT INTO solo.t# (n) VALUES (77)",
-        "CREATE PROCEDURE solo.q#() INSERT INTO solo.u# (n) VALUES (LAST_INSERT_ID() + 1000)",
-        "INSERT INTO solo.u# (n) VALUES (1), (2), (3)",
-        "SELECT LAST_INSERT_ID()",
-        "INSERT INTO solo.t# (n) VALUES (5), (6)",
-        "CALL solo.p#()",
-        "SELECT LAST_INSERT_ID()",
-        "CALL solo.q#()",
-        "SELECT LAST_INSERT_ID()",
-        "SELECT n FROM solo.u# ORDER BY id",
-        "DROP PROCEDURE solo.p#",
-        "DROP PROCEDURE solo.q#",
-        "CREATE PROCEDURE solo.o#(INOUT x INT) SET x = x + 2",
-        "SET @x = 5",
-        "PREPARE called FROM 'CALL solo.o#(?)'",
-        "EXECUTE called USING @x",
-        "SELECT @x",
-        "SELECT n FROM solo.t# WHERE n = @x - 1",
-        "DROP PROCEDURE solo.o#",
-    ],
-    &[
-        "CREATE FUNCTION solo.f#(x INT) RETURNS INT DETERMINISTIC RETURN x + 1",
-        "INSERT INTO solo.t# (n) VALUES (5), (6)",
-        "SELECT `f#`(1)",
-        "SELECT n, `f#`(n) FROM solo.t# WHERE `f#`(n) > 6",
-        "SELECT `GET_LOCK`('quoted#', 0)",
-        "SELECT IS_FREE_LOCK('quoted#')",
-        "SELECT RELEASE_LOCK('quoted#')",
-        "DROP FUNCTION solo.f#",
-    ],
-    &["BEGIN", "SELECT CAST('x' AS SIGNED)", "connection: reset", "SHOW WARNINGS", "SELECT @@warning_count"],
-    &[
-        "CREATE TEMPORARY TABLE solo.a# (i INT)",
-        "ALTER TABLE solo.a# RENAME TO solo.b#",
-        "DROP TEMPORARY TABLE IF EXISTS solo.a#",
-        "SELECT COUNT(*) FROM solo.b#",
-        "INSERT INTO solo.b# VALUES (1)",
-        "SELECT i FROM solo.b#",
-    ],
-    &[
-        "INSERT INTO solo.t# (n) VALUES (4)",
-        "keep: SELECT id, n, s FROM solo.t# WHERE n > ? ORDER BY id LIMIT 3",
-        "execute: 0",
-        "SET character_set_results = NULL",
-        "PREPARE bad FROM 'SELEC'",
-        "SELECT LAST_INSERT_ID(99)",
-        "SELECT GET_LOCK('lock#', 1)",
-        "COMMIT",
-        "execute: 0",
-        "execute: 0",
-        "COMMIT",
-        "execute: 0",
-        "SELECT RELEASE_LOCK('lock#')",
-        "execute: 0",
-        "SET NAMES latin1",
-        "execute: 0",
-    ],
-    &[
-        "keep: SELECT 'a\\b', \"x\", 'p' || 'q', ? + 0",
-        "execute: 4",
-        "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
-        "execute: 4",
-        "SET NAMES latin1",
-        "execute: 4",
-        "SET sql_mode = 'ANSI'",
-        "execute: 4",
-        "execute: 8",
-        "keep: SELECT 'p' || 'q', ? + 0",
-        "execute: 1",
-        "execute: 5",
-        "SET sql_mode = ''",
-        "execute: 1",
-        "execute: 8",
-        "execute: 8",
-    ],
-];
-
-const MULTI: &[&str] = &[
-    "SET @a = 3; SELECT @a + 1; SELECT @a",
-    "SELECT n FROM solo.t# ORDER BY id; SELECT 2, 'x'",
-    "INSERT INTO solo.u# (n) VALUES (% + 700); SELECT LAST_INSERT_ID(); SELECT ROW_COUNT()",
-    "UPDATE solo.u# SET s = 'm' WHERE n < %; SELECT ROW_COUNT()",
-    "SELECT 1; SELECT no_such_column; SELECT 3",
-    "SET time_zone = '+03:00'; SELECT @@time_zone; SET time_zone = DEFAULT",
-    "INSERT INTO solo.t# (n) VALUES (%); INSERT INTO solo.t# (n) VALUES (%); SELECT 4",
-    "SET sql_mode = 'ANSI_QUOTES'; SELECT 'ansi' AS \"x\"; SET sql_mode = DEFAULT; SELECT \"x\"",
-    "SELECT 'it''s; one' AS s; SELECT /* ; */ 2",
-    "USE other; SELECT DATABASE(); USE solo",
-];
-
-const KEPT: &[&str] = &[
-    "keep: SELECT id, n, s FROM solo.t# WHERE n > ? ORDER BY id LIMIT 3",
-    "keep: SELECT 'a\\\\b', \"x\", 'p' || 'q', ? + 0",
-    "keep: SELECT COUNT(*), MAX(n) FROM solo.u# WHERE n < ?",
-    "keep: INSERT INTO solo.t# (n, s) VALUES (? + 30000, 'k')",
-    "keep: UPDATE solo.u# SET s = 'k' WHERE n = MOD(?, 30)",
-    "keep: INSERT INTO solo.u# (n) VALUES (? + 40000)",
-    "keep: SELECT n FROM solo.no_such_table WHERE n = ?",
-];

@@ -1,0 +1,233 @@
+//! What the sessions choose from. `#` is the session's number, `%` a small number, `@isolation` the name that a server
+//! gives to it.
+
+pub(crate) const VARIABLES: &[&str] = &[
+    "SET @a = 5",
+    "SET @a = -7, @b = NULL",
+    "SET @a = 1.50",
+    "SET @a = 2.5e3",
+    "SET @b = 'it''s'",
+    "SET @b = _latin1 'caf\\xe9' COLLATE latin1_bin",
+    "SET @b = x'00ff'",
+    "SET @a = @a + 1",
+    "SET @a = (SELECT 18446744073709551615)",
+    "SET @a = 12345678901234567890.123456789",
+    "SET @a = 1e300, @b = -0.0",
+    "SET @a = DATE '2024-02-29', @b = TIMESTAMP '2024-02-29 12:34:56.789'",
+    "SET @a = CAST('-12:34:56.5' AS TIME(3))",
+    "SET @a = TRUE, @b = b'101'",
+    "SET @b = _utf8mb4 x'F09F9880' COLLATE utf8mb4_bin",
+    "SET @b = JSON_OBJECT('k', 1)",
+    "SET @b = REPEAT('z', 300)",
+    "SELECT @a + INTERVAL 0 DAY, LENGTH(@b), HEX(@a)",
+    "SET @b = CONCAT(@b, 'x'), @a = CHAR_LENGTH(@b)",
+    "SELECT @a := 41, @a + 1",
+    "SELECT 3, 'drei' INTO @a, @b",
+    "SELECT @a",
+    "SELECT @a, @b, @never",
+    "SELECT IFNULL(CONCAT(CHARSET(@b), COLLATION(@b), HEX(@b)), 'none'), @b = 'it''s'",
+    "SELECT @a + 1, @a / 3, @b IS NULL",
+    "prepared: SELECT @a, @b",
+];
+
+pub(crate) const SETTINGS: &[&str] = &[
+    "SET sql_mode = ''",
+    "SET sql_mode = 'ANSI_QUOTES'",
+    "SET sql_mode = 'ANSI'",
+    "SET sql_notes = 0",
+    "SET sql_notes = 1",
+    "SET session_track_schema = OFF",
+    "SET session_track_schema = DEFAULT, time_zone = '+04:00'",
+    "SET sql_mode = DEFAULT",
+    "SET sql_mode = \"NO_BACKSLASH_ESCAPES\"",
+    "SET sql_mode = CONCAT(@@sql_mode, ',PIPES_AS_CONCAT')",
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE'",
+    "SET time_zone = '+02:00'",
+    "SET time_zone = '-05:30', @a = 9",
+    "SET NAMES latin1",
+    "SET NAMES utf8mb4",
+    "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+    "SET character_set_results = NULL",
+    "SET sort_buffer_size = 300000",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "SET SESSION TRANSACTION READ WRITE",
+    "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
+    "SET foreign_key_checks = 0, unique_checks = OFF",
+    "SET sql_select_limit = 2",
+    "SET sql_select_limit = DEFAULT",
+    "SET lc_time_names = 'de_DE'",
+    "SET no_such_variable = 1",
+    "SET time_zone = 'Nowhere/City'",
+    "SET last_insert_id = 77",
+    "SET timestamp = 1000000000",
+    "SET timestamp = DEFAULT",
+    "USE other",
+    "USE solo",
+    "USE nowhere",
+];
+
+pub(crate) const READS: &[&str] = &[
+    "SELECT @@sql_mode",
+    "SELECT @@isolation",
+    "SELECT @@session.time_zone, @@sort_buffer_size, @@foreign_key_checks, @@unique_checks",
+    "SELECT @@character_set_client, @@character_set_results, @@collation_connection",
+    "SELECT DATABASE(), SCHEMA()",
+    "SELECT 'a\\\\b', 'x' || 'y'",
+    "SELECT FROM_UNIXTIME(86400), DATE_FORMAT('2024-03-05', '%M')",
+    "SELECT @@autocommit, @@sql_select_limit",
+    "SELECT @@in_transaction_or_so",
+    "SHOW VARIABLES LIKE 'sql\\_mode'",
+    "SHOW VARIABLES LIKE 'time_zone'",
+    "SHOW SESSION VARIABLES LIKE 'autocommit'",
+    "SHOW VARIABLES LIKE 'foreign\\_key\\_checks'",
+    "SHOW VARIABLES WHERE Variable_name IN ('session_track_schema', 'socket_or_so', 'sql_select_limit')",
+    "SELECT @@session_track_schema, @@session.session_track_schema + 1",
+    "SELECT @@version_compile_os, @@read_only",
+    "SELECT COLLATION('x'), CHARSET('x')",
+    "SELECT \"x\"",
+    "DO 1",
+    "SELECT NOW() = SYSDATE() + INTERVAL 1 DAY",
+];
+
+pub(crate) const TRANSACTIONS: &[&str] = &[
+    "BEGIN",
+    "START TRANSACTION",
+    "COMMIT",
+    "COMMIT",
+    "ROLLBACK",
+    "ROLLBACK",
+    "SAVEPOINT one",
+    "ROLLBACK TO one",
+    "RELEASE SAVEPOINT one",
+    "COMMIT AND CHAIN",
+    "SET autocommit = 0",
+    "SET autocommit = 1",
+    "SET autocommit = 1",
+];
+
+pub(crate) const CHANGES: &[&str] = &[
+    "INSERT INTO solo.t# (n, s) VALUES (%, 'a')",
+    "INSERT INTO solo.t# (n, s) VALUES (% + 100, 'a'), (% + 200, 'b')",
+    "INSERT INTO solo.t# (id, n) VALUES (% + 1000, % + 1000)",
+    "INSERT IGNORE INTO solo.t# (n, s) VALUES (%, 'much too long')",
+    "INSERT INTO solo.u# (n, s) VALUES (%, 'x') ON DUPLICATE KEY UPDATE s = 'y'",
+    "REPLACE INTO solo.u# (n, s) VALUES (%, 'z')",
+    "UPDATE solo.t# SET s = 'q' WHERE n < %",
+    "DELETE FROM solo.t# WHERE n = %",
+    "UPDATE IGNORE solo.t# SET s = 'far too long' WHERE n = %",
+    "INSERT INTO solo.t# (n) SELECT n + 5000 FROM solo.u# WHERE n = %",
+    "SELECT SQL_CALC_FOUND_ROWS n, s FROM solo.t# ORDER BY id LIMIT 2",
+    "SELECT COUNT(*), SUM(n) FROM solo.t#",
+    "SELECT n FROM solo.t# ORDER BY id LIMIT 1, 2",
+    "SELECT n FROM solo.t# ORDER BY id LIMIT 2 OFFSET 40",
+    "SELECT n FROM solo.t# ORDER BY s, id LIMIT 3, 4",
+    "SELECT DISTINCT s FROM solo.t# ORDER BY s LIMIT 1, 1",
+    "SELECT * FROM solo.t# WHERE n = % FOR UPDATE",
+    "SELECT id, n, s FROM solo.t# ORDER BY id",
+    "INSERT INTO solo.u# (n) VALUES (LAST_INSERT_ID() + 10000)",
+    "UPDATE solo.u# SET n = LAST_INSERT_ID(n + 20000) WHERE n = %",
+    "SELECT n FROM t# WHERE n = %",
+    "SELECT 1 / 0, CAST('x' AS SIGNED)",
+    "INSERT INTO solo.t# (n, nope) VALUES (1, 2)",
+    "INSERT INTO solo.t# (n) VALUES (NULL)",
+    "SELECT * FROM solo.no_such_table",
+    "SELEC 1",
+    "CALL solo.adds#(%, @a)",
+    "CALL solo.fails#(%)",
+    "CALL solo.no_such_procedure()",
+    "SELECT solo.counts#(%)",
+    "SELECT n, solo.counts#(1) > 0 FROM solo.t# ORDER BY id",
+];
+
+/// Made for each session.
+pub(crate) const ROUTINES: &[&str] = &[
+    "CREATE PROCEDURE solo.adds#(IN x INT, INOUT y INT) BEGIN \
+     INSERT IGNORE INTO solo.u# (n, s) VALUES (x + 50000, 'called too long'); \
+     SELECT COUNT(*), MIN(n) FROM solo.u#; SET y = IFNULL(y, 0) + x, @b = x; END",
+    "CREATE PROCEDURE solo.fails#(IN x INT) BEGIN INSERT INTO solo.u# (n) VALUES (x + 60000); \
+     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'on purpose'; END",
+    "CREATE FUNCTION solo.counts#(x INT) RETURNS INT NO SQL BEGIN SET @n = IFNULL(@n, 0) + x; RETURN @n; END",
+];
+
+pub(crate) const AFTERWARDS: &[&str] = &[
+    "SELECT LAST_INSERT_ID()",
+    "SELECT LAST_INSERT_ID() + 1 AS next",
+    "SELECT LAST_INSERT_ID(99)",
+    "SELECT @n",
+    "SELECT @@last_insert_id, @@identity",
+];
+
+pub(crate) const DIAGNOSTICS: &[&str] = &[
+    "SELECT ROW_COUNT()",
+    "SELECT ROW_COUNT() AS n, 1",
+    "SHOW WARNINGS",
+    "SHOW ERRORS",
+    "SHOW COUNT(*) WARNINGS",
+    "SELECT @@warning_count, @@error_count",
+    "SHOW WARNINGS LIMIT 1",
+    "GET DIAGNOSTICS @n = NUMBER",
+];
+
+pub(crate) const PREPARED: &[&str] = &[
+    "prepared: SELECT n, s FROM solo.t# WHERE n = % ORDER BY id",
+    "prepared: INSERT INTO solo.t# (n, s) VALUES (% + 400, 'p')",
+    "prepared: SELECT LAST_INSERT_ID()",
+    "prepared: SELECT 'a\\\\b', \"x\"",
+    "prepared: SET @a = 12",
+    "prepared: CALL solo.adds#(%, @n)",
+    "prepared: CALL solo.fails#(%)",
+    "prepared: UPDATE solo.u# SET s = 'w'",
+    "PREPARE one FROM 'SELECT CAST(? AS SIGNED) + 1, ? IS NULL'",
+    "PREPARE one FROM 'INSERT INTO solo.t# (n, s) VALUES (? + 600, ?)'",
+    "PREPARE two FROM 'SELECT COUNT(*) FROM solo.u#'",
+    "EXECUTE one USING @a, @b",
+    "EXECUTE one",
+    "EXECUTE two",
+    "DEALLOCATE PREPARE one",
+    "PREPARE bad FROM 'SELEC'",
+];
+
+pub(crate) const TEMPORARY: &[&str] = &[
+    "CREATE TEMPORARY TABLE IF NOT EXISTS solo.tmp (n INT)",
+    "CREATE TEMPORARY TABLE solo.tmp (n INT) SELECT 7 AS n",
+    "INSERT INTO solo.tmp VALUES (1), (2)",
+    "SELECT COUNT(*) FROM solo.tmp",
+    "DROP TEMPORARY TABLE solo.tmp",
+    "DROP TEMPORARY TABLE IF EXISTS solo.tmp",
+];
+
+pub(crate) const LOCKS: &[&str] = &[
+    "SELECT GET_LOCK('lock#', 1)",
+    "SELECT RELEASE_LOCK('lock#')",
+    "SELECT IS_FREE_LOCK('lock#')",
+    "SELECT IS_USED_LOCK('lock#') = CONNECTION_ID()",
+    "DO RELEASE_LOCK('lock#')",
+    "LOCK TABLES solo.t# WRITE",
+];
+
+pub(crate) const MULTI: &[&str] = &[
+    "SET @a = 3; SELECT @a + 1; SELECT @a",
+    "SELECT n FROM solo.t# ORDER BY id; SELECT 2, 'x'",
+    "INSERT INTO solo.u# (n) VALUES (% + 700); SELECT LAST_INSERT_ID(); SELECT ROW_COUNT()",
+    "UPDATE solo.u# SET s = 'm' WHERE n < %; SELECT ROW_COUNT()",
+    "SELECT 1; SELECT no_such_column; SELECT 3",
+    "SET time_zone = '+03:00'; SELECT @@time_zone; SET time_zone = DEFAULT",
+    "INSERT INTO solo.t# (n) VALUES (%); INSERT INTO solo.t# (n) VALUES (%); SELECT 4",
+    "SET sql_mode = 'ANSI_QUOTES'; SELECT 'ansi' AS \"x\"; SET sql_mode = DEFAULT; SELECT \"x\"",
+    "SELECT 'it''s; one' AS s; SELECT /* ; */ 2",
+    "USE other; SELECT DATABASE(); USE solo",
+];
+
+pub(crate) const KEPT: &[&str] = &[
+    "keep: SELECT id, n, s FROM solo.t# WHERE n > ? ORDER BY id LIMIT 3",
+    "keep: SELECT 'a\\\\b', \"x\", 'p' || 'q', ? + 0",
+    "keep: SELECT COUNT(*), MAX(n) FROM solo.u# WHERE n < ?",
+    "keep: INSERT INTO solo.t# (n, s) VALUES (? + 30000, 'k')",
+    "keep: UPDATE solo.u# SET s = 'k' WHERE n = MOD(?, 30)",
+    "keep: INSERT INTO solo.u# (n) VALUES (? + 40000)",
+    "keep: SELECT DATABASE(), ? FROM DUAL",
+    "keep: SET @a = ?",
+    "keep: SET sql_select_limit = ? + 1",
+    "keep: SELECT n FROM solo.no_such_table WHERE n = ?",
+];
