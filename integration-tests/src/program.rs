@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub fn usher_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        if let Some(given) = std::env::var_os("USHER_BINARY") {
+        if let Some(given) = std::env::var_os("TEST_USHER") {
             return given.into();
         }
         let test = std::env::current_exe().unwrap();

@@ -1,8 +1,10 @@
-//! A folder for the temporary files of tests, and the processes that still use it when they are over.
+//! A folder for the temporary files of tests, what is left of tests that were killed, and the processes that still use
+//! either.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -22,10 +24,32 @@ impl Scratch {
 
     /// The processes whose arguments name the folder.
     pub(crate) fn users(&self) -> Vec<u32> {
-        let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| *pid != std::process::id() && names(*pid, &self.path)).collect()
+        users(&self.path)
     }
+}
+
+/// Removes the servers' folders of tests that were killed before they could, `NAME-PID` in `parent`: each has some
+/// hundred megabytes. What still runs there is ended.
+pub(crate) fn sweep(parent: &Path) {
+    for folder in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = folder.file_name();
+        let pid: Option<u32> = name.to_str().and_then(|name| name.rsplit_once('-')?.1.parse().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            users(&folder.path()).into_iter().for_each(kill);
+            let _ = fs::remove_dir_all(folder.path());
+        }
+    }
+}
+
+/// Ends a process at once.
+pub(crate) fn kill(pid: u32) {
+    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+}
+
+fn users(path: &Path) -> Vec<u32> {
+    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| *pid != std::process::id() && names(*pid, path)).collect()
 }
 
 impl Drop for Scratch {

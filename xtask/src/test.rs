@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     apt::{self, Wanted},
-    leftovers::Scratch,
-    shell::{cargo, find, say, shown},
+    leftovers::{Scratch, kill, sweep},
+    shell::{cargo, find, programs, say, shown},
 };
 
 /// How many tests there were.
@@ -24,6 +24,8 @@ struct Count {
 /// Runs them, with cargo-nextest if it is there, and closes with one plain line.
 pub(crate) fn run() -> Result<bool> {
     apt::install(Wanted::Servers)?;
+    let beds = programs("tmp")?;
+    sweep(&beds);
     let scratch = Scratch::new()?;
     let mut runs = Vec::new();
     if find("cargo-nextest").is_some() {
@@ -43,8 +45,9 @@ pub(crate) fn run() -> Result<bool> {
     for pid in scratch.users() {
         say(&format!("process {pid} was left behind by a test; ending it"));
         good = false;
-        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        kill(pid);
     }
+    sweep(&beds);
     // A build that fails fails no test, but must not look like success.
     let failed = if good { count.failed } else { count.failed.max(1) };
     say(&format!("{} passed, {failed} failed", count.passed));

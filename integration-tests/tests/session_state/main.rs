@@ -558,7 +558,7 @@ impl Script {
                 self.tables_locked = statement.starts_with("LOCK TABLES");
                 filled(statement)
             }
-            (0..=3, _) => pick(rng, VARIABLES).to_owned(),
+            (0..=3, _) => filled(pick(rng, VARIABLES)),
             (4..=5, Some(HoldKind::ReadOnly | HoldKind::ReadOnlySession)) | (6, _) => {
                 pick(rng, READS).replace("@@isolation", isolation)
             }

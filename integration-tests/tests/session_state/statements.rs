@@ -28,6 +28,7 @@ pub(crate) const VARIABLES: &[&str] = &[
     "SELECT IFNULL(CONCAT(CHARSET(@b), COLLATION(@b), HEX(@b)), 'none'), @b = 'it''s'",
     "SELECT @a + 1, @a / 3, @b IS NULL",
     "prepared: SELECT @a, @b",
+    "SELECT solo.counts#(2)",
 ];
 
 pub(crate) const SETTINGS: &[&str] = &[
@@ -136,7 +137,6 @@ pub(crate) const CHANGES: &[&str] = &[
     "CALL solo.adds#(%, @a)",
     "CALL solo.fails#(%)",
     "CALL solo.no_such_procedure()",
-    "SELECT solo.counts#(%)",
     "SELECT n, solo.counts#(1) > 0 FROM solo.t# ORDER BY id",
 ];
 
