@@ -71,6 +71,8 @@ impl Session {
             if plan.kind == Kind::GetDiagnostics && counts && self.row_count != 0 {
                 return Err(unsupported("ROW_COUNT in GET DIAGNOSTICS; use ROW_COUNT()"));
             }
+            // Nothing is asked of its own connection, which may be let go of.
+            self.settle_debts().await;
             self.prelude = Some(self.same_diagnostics().into());
         }
         let body = Body::Text(statement.packets);

@@ -57,10 +57,7 @@ impl Session {
                 }
             }
             Kind::Call if leaves_nothing(order.body.text(), self.mode) => {}
-            // What the session keeps of it is asked for; nobody else begins with the rest.
-            Kind::Call if self.shared.programs.leaves_no_more(self.statement_said(order), self.mode) => {
-                bound.lent.dirty = true;
-            }
+            Kind::Call if self.shared.programs.leaves_no_more(self.statement_said(order), self.mode) => {}
             Kind::Call => bound.pins.add(counts, Reason::Procedure, b""),
             Kind::Ddl(DdlKind::CreateTemporaryTable) => {
                 for table in &plan.tables {

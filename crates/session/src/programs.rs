@@ -30,8 +30,9 @@ const ASKED: &str = "SELECT event_object_table, action_statement, sql_mode, 'tri
 /// Words of a body by which it leaves a lock or a temporary table on its connection.
 const HOLDS: [&str; 3] = ["get_lock", "release_lock", "temporary"];
 /// Words of a procedure's body by which it may leave more than can be told from it.
-const OBSCURE: [&str; 7] =
-    ["execute", "insert_id", "prepare", "rand_seed1", "rand_seed2", "release_all_locks", "xa"];
+const OBSCURE: [&str; 4] = ["execute", "prepare", "release_all_locks", "xa"];
+/// Settings of which no server tells that they were set.
+const UNTOLD: [&str; 4] = ["timestamp", "insert_id", "rand_seed1", "rand_seed2"];
 
 /// What is left on a connection.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -225,19 +226,20 @@ fn calls(body: &[u8], mode: Mode) -> Vec<String> {
     calls
 }
 
-/// Whether a body sets what no server tells of, or opens a table: `SET TRANSACTION`, `SET timestamp`, `HANDLER t OPEN`.
+/// Whether a body sets what no server tells of, or opens a table: `SET TRANSACTION`, `SET timestamp = 1`, `HANDLER t OPEN`.
 fn says_more(body: &[u8], mode: Mode) -> bool {
-    let mut before: &[u8] = b"";
+    let mut before = String::new();
     Lexer::new(body, mode).any(|token| {
-        let raw = token.bytes(body);
-        let is = |word: &[u8]| raw.eq_ignore_ascii_case(word);
-        let more = match before.to_ascii_lowercase().as_slice() {
-            b"set" | b"session" | b"local" => is(b"transaction") || is(b"timestamp"),
+        let word = String::from_utf8_lossy(&unquote_name(token.bytes(body))).to_lowercase();
+        let more = match (before.as_str(), token.kind) {
+            (_, TokenKind::SysVar) => UNTOLD.iter().any(|name| word.ends_with(name)),
+            ("set" | "session" | "local", _) => word == "transaction",
             // That of conditions is DECLARE .. HANDLER FOR.
-            b"handler" => !is(b"for"),
-            _ => is(b"@@timestamp") || is(b"@@session.timestamp"),
+            ("handler", _) => word != "for",
+            (name, TokenKind::Op) => matches!(word.as_str(), "=" | ":=") && UNTOLD.contains(&name),
+            _ => false,
         };
-        before = raw;
+        before = word;
         more
     })
 }
@@ -415,6 +417,8 @@ mod tests {
             ["calls_unknown", "IF 1 THEN CALL elsewhere; END IF", "", "routine"],
             ["isolates", "SET SESSION TRANSACTION READ ONLY", "", "routine"],
             ["opens", "HANDLER t OPEN", "", "routine"],
+            ["freezes", "SET @a = 1, `timestamp` = 5", "", "routine"],
+            ["freezes_too", "SET @@session.timestamp = 5", "", "routine"],
             ["unseen", "NULL", "", "routine"],
         ]));
         let no_more = |text: &str| known.leaves_no_more(text.as_bytes(), Mode::default());
@@ -422,7 +426,16 @@ mod tests {
             no_more("CALL adds()") && no_more("call app . `tells` (1, prepares)") && no_more("CALL tells")
         );
         assert_eq!(names(b"CALL adds(@y)").unwrap(), ["x"]);
-        for obscure in ["prepares", "calls_it", "calls_unknown", "isolates", "opens", "never_seen"] {
+        for obscure in [
+            "prepares",
+            "calls_it",
+            "calls_unknown",
+            "isolates",
+            "opens",
+            "freezes",
+            "freezes_too",
+            "never_seen",
+        ] {
             assert!(!no_more(&format!("CALL {obscure}()")), "{obscure}");
         }
         assert!(effects(b"CALL unseen()").unwrap().holds);

@@ -27,8 +27,6 @@ pub(crate) struct Owed {
     pub(crate) id: bool,
     /// The id that the server has told, generated or not.
     pub(crate) reported: u64,
-    /// It was a procedure.
-    pub(crate) called: bool,
     /// How many rows there would have been without LIMIT.
     pub(crate) found_rows: bool,
     /// Which named locks are held.
@@ -54,7 +52,6 @@ impl Owed {
         if before.id {
             (self.id, self.reported) = (true, before.reported);
         }
-        self.called |= before.called;
         self.found_rows |= before.found_rows;
         self.locks |= before.locks;
         self.variables.extend(before.variables);
@@ -96,12 +93,7 @@ impl Session {
             if owed.locks {
                 self.ask_for_locks(lent, pins).await?;
             }
-            let told = self.read_back(lent, &owed.variables).await?;
-            if owed.called && lent.is_mariadb() {
-                // Warnings of the next procedure begin to count rows where the last query on this connection has ended.
-                lent.query(b"DO 0").await?;
-            }
-            Ok::<bool, Fault>(told)
+            self.read_back(lent, &owed.variables).await
         };
         match asked.await {
             Ok(true) => {}

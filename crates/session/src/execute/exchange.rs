@@ -29,9 +29,12 @@ impl Session {
     ) -> Result<Outcome, Broken> {
         let uses = &order.plan.uses;
         let is_call = order.plan.kind == Kind::Call;
-        if (uses.last_insert_id || uses.sets_last_insert_id || is_call || uses.unknown_function.is_some())
-            && lent.last_insert_id != Some(self.last_insert_id)
-        {
+        // Warnings of a procedure of MariaDB count rows on from where the last query on the connection ended, and that was
+        // somebody else's.
+        let begins_anew = is_call && lent.is_mariadb();
+        let may_read =
+            uses.last_insert_id || uses.sets_last_insert_id || is_call || uses.unknown_function.is_some();
+        if may_read && (begins_anew || lent.last_insert_id != Some(self.last_insert_id)) {
             let set = format!("SET last_insert_id = {}", self.last_insert_id);
             lent.query(set.as_bytes()).await.map_err(unsent)?;
             lent.last_insert_id = Some(self.last_insert_id);
@@ -40,8 +43,10 @@ impl Session {
         if let Some(prelude) = &self.prelude {
             lent.query(prelude.as_bytes()).await.map_err(unsent)?;
         }
-        if self.naming.is_some() {
-            self.name_on(lent).await.map_err(unsent)?;
+        if self.naming.is_some()
+            && let Some(refused) = self.name_on(lent).await.map_err(unsent)?
+        {
+            return Ok(self.refused(refused, turn));
         }
         let mut statement = None;
         let watch = Watch { held: order.plan.of_variables, ..watch };
@@ -120,13 +125,13 @@ impl Session {
         Ok(outcome)
     }
 
-    /// Makes a connection know the statement that is to be executed by its name. If the server refuses it, it has its
-    /// own words for that when the name is used.
+    /// Makes a connection know the statement that is to be executed by its name. The server's error if it refuses it: its
+    /// table, say, is gone by now.
     #[cold]
-    pub(super) async fn name_on(&mut self, lent: &mut Lent) -> Result<(), Fault> {
-        let Some(Naming::Uses(named)) = self.naming.clone() else { return Ok(()) };
+    pub(super) async fn name_on(&mut self, lent: &mut Lent) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(Naming::Uses(named)) = self.naming.clone() else { return Ok(None) };
         if lent.knows_name(named.name(), named.hash()) {
-            return Ok(());
+            return Ok(None);
         }
         lent.forget_name(named.name());
         let own = Arc::clone(&lent.settings);
@@ -135,16 +140,18 @@ impl Session {
         }
         let target = meant_under(named.settings(), &own);
         lent.bring_to(&target).await.map_err(lost_between)?;
-        self.say_name(lent, &named).await?;
-        lent.bring_to(&own).await.map_err(lost_between)
+        let refused = self.say_name(lent, &named).await?;
+        lent.bring_to(&own).await.map_err(lost_between)?;
+        Ok(refused)
     }
 
-    pub(super) async fn say_name(&self, lent: &mut Lent, named: &Named) -> Result<(), Fault> {
-        if lent.query(&named.prepare()).await?.error.is_none() {
-            let max = self.shared.limits.statements_per_backend_max;
-            lent.remember_name(named.name(), named.hash(), max);
+    async fn say_name(&self, lent: &mut Lent, named: &Named) -> Result<Option<Vec<u8>>, Fault> {
+        if let Some((_, payload)) = lent.query(&named.prepare()).await?.error {
+            return Ok(Some(payload));
         }
-        Ok(())
+        let max = self.shared.limits.statements_per_backend_max;
+        lent.remember_name(named.name(), named.hash(), max);
+        Ok(None)
     }
 
     /// The outcome of a statement that the server would not prepare: its own error, for the client.

@@ -124,7 +124,6 @@ impl Session {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
             reported: outcome.insert_id,
-            called: plan.kind == PlanKind::Call,
             found_rows: asks_for_found,
             locks,
             // Some rows may have been looked at before it failed.
