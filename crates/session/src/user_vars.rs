@@ -27,6 +27,8 @@ pub(crate) struct Owed {
     pub(crate) id: bool,
     /// The id that the server has told, generated or not.
     pub(crate) reported: u64,
+    /// It was a procedure.
+    pub(crate) called: bool,
     /// How many rows there would have been without LIMIT.
     pub(crate) found_rows: bool,
     /// Which named locks are held.
@@ -50,7 +52,7 @@ impl Owed {
     /// Takes over what is still owed of a statement before this one, on the same connection.
     pub(crate) fn add(&mut self, before: Self) {
         if before.id {
-            (self.id, self.reported) = (true, before.reported);
+            (self.id, self.reported, self.called) = (true, before.reported, before.called);
         }
         self.found_rows |= before.found_rows;
         self.locks |= before.locks;
@@ -87,7 +89,7 @@ impl Session {
                 self.found_rows = reply.cell().and_then(|cell| cell.parse().ok()).unwrap_or(self.found_rows);
             }
             if owed.id {
-                self.ask_for_id(lent, owed.reported).await?;
+                self.ask_for_id(lent, owed).await?;
             }
             self.read_settings(lent, &owed.settings).await?;
             if owed.locks {

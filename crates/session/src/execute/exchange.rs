@@ -29,12 +29,9 @@ impl Session {
     ) -> Result<Outcome, Broken> {
         let uses = &order.plan.uses;
         let is_call = order.plan.kind == Kind::Call;
-        // Warnings of a procedure of MariaDB count rows on from where the last query on the connection ended, and that was
-        // somebody else's.
-        let begins_anew = is_call && lent.is_mariadb();
-        let may_read =
-            uses.last_insert_id || uses.sets_last_insert_id || is_call || uses.unknown_function.is_some();
-        if may_read && (begins_anew || lent.last_insert_id != Some(self.last_insert_id)) {
+        if (uses.last_insert_id || uses.sets_last_insert_id || is_call || uses.unknown_function.is_some())
+            && lent.last_insert_id != Some(self.last_insert_id)
+        {
             let set = format!("SET last_insert_id = {}", self.last_insert_id);
             lent.query(set.as_bytes()).await.map_err(unsent)?;
             lent.last_insert_id = Some(self.last_insert_id);

@@ -124,6 +124,7 @@ impl Session {
             shard: bound.shard,
             id: self.asks_for_id(order, &outcome, failed),
             reported: outcome.insert_id,
+            called: plan.kind == PlanKind::Call,
             found_rows: asks_for_found,
             locks,
             // Some rows may have been looked at before it failed.
@@ -226,9 +227,20 @@ impl Session {
 
     /// Asks a server what LAST_INSERT_ID() gives now: what it told of the statement may also be an id that the client
     /// gave itself, or that of a row which was there. Leaves 0 on the connection: no id is mistaken for an earlier one.
-    pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent, reported: u64) -> Result<(), Fault> {
-        let reply = lent.query(b"SELECT LAST_INSERT_ID(), LAST_INSERT_ID(0)").await?;
-        if let Some(id) = reply.cell().and_then(|cell| cell.parse().ok()) {
+    pub(crate) async fn ask_for_id(&mut self, lent: &mut Lent, owed: &Owed) -> Result<(), Fault> {
+        let reported = owed.reported;
+        let told = if owed.called && lent.is_mariadb() {
+            // Without a row: warnings of the next procedure count on from the rows of the last query.
+            let reply = lent.query(b"DO LAST_INSERT_ID(LAST_INSERT_ID())").await?;
+            if reply.last_insert_id != 0 {
+                lent.query(b"SET last_insert_id = 0").await?;
+            }
+            reply.error.is_none().then_some(reply.last_insert_id)
+        } else {
+            let reply = lent.query(b"SELECT LAST_INSERT_ID(), LAST_INSERT_ID(0)").await?;
+            reply.cell().and_then(|cell| cell.parse().ok())
+        };
+        if let Some(id) = told {
             let before = lent.last_insert_id.replace(0);
             if before.is_some_and(|before| before != id) || (id == reported && id != 0) {
                 self.last_insert_id = id;
