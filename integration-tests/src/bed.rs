@@ -3,16 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use usher_config::Config;
-use usher_playground::{Endpoints, Options, Playground, Server, ShardEndpoints};
+use usher_playground::{Endpoints, Options, Playground, Server, ShardEndpoints, TestFolder};
 
 use crate::proxy::Proxy;
 use crate::usher_binary;
 
-/// Servers in a folder of their own. When dropped, all that runs there is stopped and the folder removed, unless the
-/// test has failed and `KEEP_BED` is set.
+/// Servers in a folder of their own.
 #[derive(Debug)]
 pub struct Bed {
-    dir: PathBuf,
+    folder: TestFolder,
     /// Where everything listens.
     pub endpoints: Endpoints,
     options: (u16, u16, Server),
@@ -27,28 +26,26 @@ impl Bed {
     /// Starts the servers and, if asked, proxy and controller as `usher playground up` does.
     pub async fn up_with(name: &str, shards: u16, replicas: u16, server: Server, proxy: bool) -> Self {
         let parent = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp");
-        let dir = parent.join(format!("{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let dir = dir.canonicalize().unwrap();
-        let guard = Guard(dir.clone());
-        let endpoints = Playground::up(options(&dir, (shards, replicas, server), proxy)).await.unwrap();
-        std::mem::forget(guard);
-        Self { dir, endpoints, options: (shards, replicas, server) }
+        std::fs::create_dir_all(&parent).unwrap();
+        let folder = TestFolder::new(&parent.canonicalize().unwrap(), name);
+        let options = (shards, replicas, server);
+        let endpoints = Playground::up(with(folder.path(), options, proxy)).await.unwrap();
+        Self { folder, endpoints, options }
     }
 
     /// Starts what has ended again.
     pub async fn up_again(&mut self) {
-        self.endpoints = Playground::up(options(&self.dir, self.options, false)).await.unwrap();
+        self.endpoints = Playground::up(with(self.dir(), self.options, false)).await.unwrap();
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.folder.path()
     }
 
     /// The configuration that the playground has written.
     pub fn config_file(&self) -> PathBuf {
-        self.dir.join("usher.toml")
+        self.dir().join("usher.toml")
     }
 
     /// The same as values.
@@ -58,7 +55,7 @@ impl Bed {
 
     /// The password of the servers' account for proxy number `number`, from 1.
     pub fn proxy_password(&self, number: u8) -> String {
-        let state = std::fs::read(self.dir.join("state.json")).unwrap();
+        let state = std::fs::read(self.dir().join("state.json")).unwrap();
         let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
         state["secrets"]["proxies"][usize::from(number) - 1].as_str().unwrap().to_owned()
     }
@@ -75,7 +72,7 @@ impl Bed {
 
     /// Process ids of both memcached.
     pub fn memcached_pids(&self) -> Vec<u32> {
-        let state = std::fs::read(self.dir.join("state.json")).unwrap();
+        let state = std::fs::read(self.dir().join("state.json")).unwrap();
         let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
         let pid = |name: &str| u32::try_from(state["processes"][name]["pid"].as_u64().unwrap()).unwrap();
         vec![pid("mc1"), pid("mc2")]
@@ -87,36 +84,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
-    fn drop(&mut self) {
-        drop(Guard(self.dir.clone()));
-    }
-}
-
-/// Ends what runs in the folder and removes it.
-struct Guard(PathBuf);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let dir = self.0.clone();
-        // A thread, since a runtime cannot be entered from within another one.
-        let stopped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(Playground::down(&dir)).map_err(|e| e.to_string())
-        });
-        let stopped = stopped.join().unwrap();
-        if std::thread::panicking() && std::env::var_os("KEEP_BED").is_some() {
-            eprintln!("kept {}", self.0.display());
-            return;
-        }
-        let _ = std::fs::remove_dir_all(&self.0);
-        if !std::thread::panicking() {
-            stopped.unwrap();
-        }
-    }
-}
-
-fn options(dir: &Path, (shards, replicas, server): (u16, u16, Server), proxy: bool) -> Options {
+fn with(dir: &Path, (shards, replicas, server): (u16, u16, Server), proxy: bool) -> Options {
     let usher_binary = proxy.then(|| usher_binary().to_owned());
     Options { shards, replicas, server, proxy, usher_binary, ..Options::new(dir) }
 }

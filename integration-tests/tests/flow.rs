@@ -2,7 +2,6 @@
 //! who are being moved, and every acknowledged write there exactly once.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -15,16 +14,10 @@ async fn nobody_notices_on_mariadb() {
     lives_on("flow", Server::Mariadb).await;
 }
 
-/// Runs where MySQL's files have been fetched before; fetching takes minutes, so it is not done for a test unasked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_notices_on_mysql() {
-    let root = std::env::var_os("USHER_MYSQL_ROOT").map(PathBuf::from);
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/usher/mysql-9.7"));
-    let is_there = root.or(home).is_some_and(|root| root.join("usr/sbin/mysqld").exists());
-    if !is_there && std::env::var_os("USHER_TEST_MYSQL").is_none() {
-        eprintln!(
-            "skipped: MySQL 9.7 is not there; USHER_TEST_MYSQL=1 fetches it (root, debootstrap, minutes)"
-        );
+    if let Some(reason) = usher_playground::why_no_mysql() {
+        eprintln!("SKIPPED: {reason}");
         return;
     }
     lives_on("flow-mysql", Server::Mysql).await;

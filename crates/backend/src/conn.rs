@@ -65,6 +65,8 @@ pub struct Reply {
     pub status: Status,
     /// Where the statement's writes stand in the server's history, if the server told.
     pub gtid: Option<String>,
+    /// What `last_insert_id` was set to, if the server told: MariaDB does.
+    pub id_set: Option<u64>,
     /// The server's id of a statement just prepared.
     pub statement_id: Option<u32>,
 }
@@ -394,7 +396,13 @@ impl Conn {
                     reply.last_insert_id = end.last_insert_id;
                     reply.warnings = end.warnings;
                     reply.status = end.status;
-                    reply.gtid = end.changes(&self.buf).find_map(|change| gtid_of(&change)).or(reply.gtid);
+                    for change in end.changes(&self.buf) {
+                        reply.gtid = gtid_of(&change).or(reply.gtid);
+                        if let Change::Variable { name: b"last_insert_id", value } = change {
+                            reply.id_set =
+                                std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+                        }
+                    }
                     if end.rows_end {
                         packets.extend_from_slice(self.buf.get(..relay.ready()).unwrap_or_default());
                         (reply.columns, reply.rows) = rows(&packets)?;

@@ -2,7 +2,7 @@
 //! is stopped at.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,26 +14,11 @@ use usher_config::{Config, Limits};
 use usher_directory::server::{self, Family};
 use usher_directory::{Global, State, rows, schema};
 use usher_failover::{Error, Flips, Outcome, Progress, Refusal, Step};
-use usher_playground::{Endpoints, Options, Playground, Server as Kind, ServerEndpoint};
+use usher_playground::{Endpoints, Options, Playground, Server as Kind, ServerEndpoint, TestFolder};
 use usher_topology::{Epoch, Role, Server, ServerId, Shard, ShardId, ShardState};
 
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let dir = self.0.clone();
-        // A thread, since a runtime can't be entered from within another one.
-        let _ = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let _ = runtime.block_on(Playground::down(&dir));
-        })
-        .join();
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 struct Pair {
-    _folder: Folder,
+    _folder: TestFolder,
     endpoints: Endpoints,
     config: Config,
     global: Global,
@@ -42,12 +27,11 @@ struct Pair {
 
 impl Pair {
     async fn up(kind: Kind) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("flip-{kind}-{}", std::process::id()));
-        let folder = Folder(path.clone());
-        let mut options = Options::new(&path);
+        let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), &format!("flip-{kind}"));
+        let mut options = Options::new(folder.path());
         (options.shards, options.replicas, options.server, options.proxy) = (1, 1, kind, false);
         let endpoints = Playground::up(options).await.unwrap();
-        let config = usher_config::load(&path.join("usher.toml")).unwrap();
+        let config = usher_config::load(&folder.path().join("usher.toml")).unwrap();
         let global = Global::new(&config.global, &config.backend_tls, &config.limits);
         schema::apply(&global).await.unwrap();
         register(&global, &endpoints).await;

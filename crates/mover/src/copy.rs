@@ -73,21 +73,23 @@ pub(crate) async fn copy(
     write.and(read)
 }
 
+impl Progress {
+    /// Where a copy goes on: the table, and the place behind which in it.
+    pub(crate) fn goes_on(&self, job: &Job<'_>) -> Result<(usize, Option<Vec<String>>)> {
+        let Some(label) = self.table.as_deref() else { return Ok((0, None)) };
+        let at = job.tables.iter().position(|table| table.label() == label);
+        let left = || MoveError::Data(format!("table {label} has left the catalog during the move"));
+        Ok((at.ok_or_else(left)?, Some(self.place.clone())))
+    }
+}
+
 async fn read(
     job: &Job<'_>,
     source: &mut Session,
     progress: &Progress,
     sender: mpsc::Sender<Batch>,
 ) -> Result<()> {
-    let label = progress.table.as_deref();
-    let first =
-        match label {
-            None => 0,
-            Some(label) => job.tables.iter().position(|table| table.label() == label).ok_or_else(|| {
-                MoveError::Data(format!("table {label} has left the catalog during the move"))
-            })?,
-        };
-    let mut after = label.map(|_| progress.place.clone());
+    let (first, mut after) = progress.goes_on(job)?;
     for at in first..job.tables.len() {
         if !read_table(job, source, at, after.take(), &sender).await? {
             return Ok(());

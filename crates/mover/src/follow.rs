@@ -146,14 +146,7 @@ impl Follower {
         shard_rows::open_marks(source, job.id, &self.mark_name).await?;
         // All that is read from here on is behind the first mark.
         self.next_mark(job, source, target).await?;
-        let label = progress.table.as_deref();
-        let first = match label {
-            None => 0,
-            Some(label) => job.tables.iter().position(|table| table.label() == label).ok_or_else(|| {
-                MoveError::Data(format!("table {label} has left the catalog during the move"))
-            })?,
-        };
-        let mut after = label.map(|_| progress.place.clone());
+        let (first, mut after) = progress.goes_on(job)?;
         for at in first..job.tables.len() {
             self.copy_table(job, source, target, at, after.take()).await?;
         }

@@ -156,13 +156,7 @@ impl Run {
         self.sessions.keep(source);
         self.sessions.keep(target);
         point("cut.tail").await?;
-        let update = MoveUpdate {
-            phase: Some(Phase::Copied.as_str().to_owned()),
-            rows_done: Some(self.counters.rows_copied.load(Ordering::Relaxed)),
-            bytes_done: Some(self.counters.bytes_copied.load(Ordering::Relaxed)),
-            ..MoveUpdate::default()
-        };
-        self.record(update, false).await.map(|_| ())
+        self.record_copied().await
     }
 
     /// Lets the user write again; the cutover is tried again later.

@@ -235,6 +235,11 @@ impl Run {
         self.sessions.keep(source);
         self.sessions.keep(target);
         point("copied").await?;
+        self.record_copied().await
+    }
+
+    /// Records that all rows are on the target.
+    pub(crate) async fn record_copied(&self) -> Result<()> {
         let update = MoveUpdate {
             phase: Some(Phase::Copied.as_str().to_owned()),
             rows_done: Some(self.counters.rows_copied.load(Ordering::Relaxed)),

@@ -28,7 +28,7 @@ async fn mariadb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql() {
-    if let Some(reason) = support::why_no_mysql() {
+    if let Some(reason) = usher_playground::why_no_mysql() {
         eprintln!("SKIPPED: {reason}");
         return;
     }
@@ -318,7 +318,7 @@ async fn outlived(ground: &Ground, user: i64, point: &str) -> String {
     let (key, home) = ground.user(user).await;
     let rows = ground.rows_of(&home, &key).await;
     let id = ground.request(&key, ground.other(&home)).await;
-    let go = ground.dir.join(format!("go-{user}"));
+    let go = ground.dir().join(format!("go-{user}"));
     let mut child = ground.child(id, &format!("{point}=pause:{}", go.display()));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.as_ref().unwrap().contains("paused at")), "{point} was not met");

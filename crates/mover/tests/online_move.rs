@@ -32,7 +32,7 @@ async fn mariadb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql() {
-    if let Some(reason) = support::why_no_mysql() {
+    if let Some(reason) = usher_playground::why_no_mysql() {
         eprintln!("SKIPPED: {reason}");
         return;
     }

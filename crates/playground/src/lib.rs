@@ -39,6 +39,7 @@ mod settings;
 mod state;
 mod status;
 mod template;
+mod test_folder;
 mod tls;
 mod topology;
 mod up;
@@ -54,9 +55,10 @@ pub use endpoints::{
     AdminEndpoint, Endpoints, GlobalEndpoints, HttpEndpoint, ProxyEndpoint, ServerEndpoint, ShardEndpoints,
 };
 pub use error::{Error, Result};
-pub use mysql_root::mysql_client;
+pub use mysql_root::{mysql_client, why_no_mysql};
 pub use ports::free_port;
 pub use status::{ProcessState, ProcessStatus, Status};
+pub use test_folder::TestFolder;
 
 /// The largest number of shards or of replicas a shard: more would not fit a machine, nor the port range.
 const COUNT_MAX: u16 = 50;

@@ -6,6 +6,25 @@ use std::path::{Path, PathBuf};
 use crate::error::{AtPath, Error, Result};
 use crate::{files, process};
 
+/// Why MySQL cannot be had on this machine, if so: it is not cached, and cannot be fetched.
+#[must_use]
+pub fn why_no_mysql() -> Option<String> {
+    let root = match place() {
+        Ok(root) => root,
+        Err(error) => return Some(error.to_string()),
+    };
+    if MysqlRoot::at(&root).is_some() {
+        return None;
+    }
+    let missing =
+        |tool: &str| !["/usr/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(tool).exists());
+    if missing("debootstrap") {
+        return Some("MySQL is not cached and debootstrap is not installed".to_owned());
+    }
+    let is_root = rustix::process::geteuid().is_root();
+    (!is_root).then(|| "MySQL is not cached and only root can run debootstrap".to_owned())
+}
+
 /// An unpacked MySQL.
 #[derive(Clone, Debug)]
 pub(crate) struct MysqlRoot {

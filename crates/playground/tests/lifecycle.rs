@@ -6,8 +6,8 @@ mod support;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use support::{Db, Folder};
-use usher_playground::{Endpoints, Options, Playground, ProcessState, Server, ServerEndpoint};
+use support::Db;
+use usher_playground::{Endpoints, Options, Playground, ProcessState, Server, ServerEndpoint, TestFolder};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mariadb() {
@@ -16,7 +16,7 @@ async fn mariadb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql() {
-    if let Some(reason) = support::why_no_mysql() {
+    if let Some(reason) = usher_playground::why_no_mysql() {
         eprintln!("SKIPPED: {reason}");
         return;
     }
@@ -24,7 +24,7 @@ async fn mysql() {
 }
 
 async fn live(kind: Server) {
-    let folder = Folder::new(&format!("life-{kind}"));
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), &format!("life-{kind}"));
     let options = Options { server: kind, ..Options::new(folder.path()) };
     let made = support::timed("up", Playground::up(options.clone())).await.unwrap();
     assert_eq!(Endpoints::load(folder.path()).unwrap(), made);
@@ -112,7 +112,7 @@ async fn flip_and_back(kind: Server, pair: &Pair) {
     check_roles(kind, pair).await;
 }
 
-async fn crash_and_repair(kind: Server, folder: &Folder, options: &Options, made: &Endpoints) {
+async fn crash_and_repair(kind: Server, folder: &TestFolder, options: &Options, made: &Endpoints) {
     // A writer, a standby and a replica of different pairs.
     for (id, name) in [(10, "s1a"), (11, "s2b"), (12, "s1r1"), (13, "g2")] {
         let server = made.servers().find(|s| s.name == name).unwrap();
@@ -136,7 +136,7 @@ async fn crash_and_repair(kind: Server, folder: &Folder, options: &Options, made
 }
 
 /// While the only follower is dead, a commit waits; it ends when `up` has brought the follower back.
-async fn no_acknowledgement_no_commit(kind: Server, folder: &Folder, options: &Options) {
+async fn no_acknowledgement_no_commit(kind: Server, folder: &TestFolder, options: &Options) {
     let running = Endpoints::load(folder.path()).unwrap();
     let [writer, standby] = &running.global.members;
     support::kill_9(standby.pid).await;
@@ -160,7 +160,7 @@ async fn move_writer(kind: Server, running: &Endpoints) {
     global.run(&format!("UPDATE {join} {set} WHERE s.name = 's2' AND w.name = 's2b'")).await;
 }
 
-async fn tls_is_offered(folder: &Folder, made: &Endpoints) {
+async fn tls_is_offered(folder: &TestFolder, made: &Endpoints) {
     for server in [&made.global.members[0], &made.shards[1].replicas[0]] {
         let ca = folder.path().join("tls/ca.pem");
         let mut db = Db::open_tls(server, &ca).await;
@@ -169,7 +169,7 @@ async fn tls_is_offered(folder: &Folder, made: &Endpoints) {
     }
 }
 
-async fn stop_and_continue(kind: Server, folder: &Folder, options: &Options, made: &Endpoints) {
+async fn stop_and_continue(kind: Server, folder: &TestFolder, options: &Options, made: &Endpoints) {
     let running = Endpoints::load(folder.path()).unwrap();
     move_writer(kind, &running).await;
     support::timed("down", Playground::down(folder.path())).await.unwrap();

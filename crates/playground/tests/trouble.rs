@@ -6,15 +6,15 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{Db, Folder};
-use usher_playground::{Options, Playground, ProcessState, Progress, Server};
+use support::Db;
+use usher_playground::{Options, Playground, ProcessState, Progress, Server, TestFolder};
 
-fn small(folder: &Folder) -> Options {
+fn small(folder: &TestFolder) -> Options {
     Options { shards: 1, ..Options::new(folder.path()) }
 }
 
 /// Options that collect the warnings.
-fn warned(folder: &Folder) -> (Options, Arc<Mutex<Vec<String>>>) {
+fn warned(folder: &TestFolder) -> (Options, Arc<Mutex<Vec<String>>>) {
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let kept = warnings.clone();
     let mut options = small(folder);
@@ -28,7 +28,7 @@ fn warned(folder: &Folder) -> (Options, Arc<Mutex<Vec<String>>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_in_a_flip_is_left_to_the_controller() {
-    let folder = Folder::new("in-a-flip");
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), "in-a-flip");
     let (options, warnings) = warned(&folder);
     let made = Playground::up(options.clone()).await.unwrap();
     let mut global = Db::open(Server::Mariadb, &made.global.members[0]).await;
@@ -45,7 +45,7 @@ async fn a_writer_in_a_flip_is_left_to_the_controller() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_up_cut_short_is_taken_up_again() {
     // The space has to survive every command line and settings file.
-    let folder = Folder::new("cut short");
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), "cut short");
     for after_ms in [5, 200, 500, 700, 900, 1100] {
         let cut = tokio::time::timeout(Duration::from_millis(after_ms), Playground::up(small(&folder))).await;
         eprintln!("cut after {after_ms} ms: {}", cut.is_err());
@@ -63,7 +63,7 @@ async fn an_up_cut_short_is_taken_up_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_at_a_time() {
-    let folder = Folder::new("one-at-a-time");
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), "one-at-a-time");
     let (one, other) = tokio::join!(Playground::up(small(&folder)), Playground::up(small(&folder)));
     assert!(one.is_ok() || other.is_ok());
     for error in [one, other].into_iter().filter_map(Result::err) {
@@ -73,7 +73,7 @@ async fn one_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_named() {
-    let folder = Folder::new("port-taken");
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), "port-taken");
     let made = Playground::up(small(&folder)).await.unwrap();
     Playground::down(folder.path()).await.unwrap();
     let port = made.shards[0].members[1].port;
@@ -87,7 +87,7 @@ async fn a_taken_port_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_diverged_replica_is_left_out_with_a_warning() {
-    let folder = Folder::new("diverged");
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), "diverged");
     let (options, warnings) = warned(&folder);
     let made = Playground::up(options.clone()).await.unwrap();
     let replica = &made.shards[0].replicas[0];
@@ -108,7 +108,7 @@ async fn a_diverged_replica_is_left_out_with_a_warning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_does_not_start_is_named_with_its_last_words() {
-    let folder = Folder::new("no-proxy");
+    let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), "no-proxy");
     let mut options = small(&folder);
     options.usher_binary = Some("/bin/ls".into());
     let error = Playground::up(options).await.unwrap_err().to_string();

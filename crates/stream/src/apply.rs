@@ -500,19 +500,21 @@ mod tests {
         assert_eq!(left, [row(2, 11)], "the key went from 1 to 2");
     }
 
-    #[test]
-    fn children_go_with_their_parent_unless_they_come_back() {
-        // The column v names the parent.
-        let shapes = [shape()];
-        let cascade = Cascade {
+    /// The column v names the parent.
+    fn cascade(on_delete: Orphans) -> Cascade {
+        Cascade {
             parent: 0,
             parent_columns: vec![0],
             child: 0,
             child_columns: vec![2],
-            on_delete: Orphans::Deleted,
+            on_delete,
             on_update: true,
-        };
-        let cascades = [cascade];
+        }
+    }
+
+    #[test]
+    fn children_go_with_their_parent_unless_they_come_back() {
+        let (shapes, cascades) = ([shape()], [cascade(Orphans::Deleted)]);
         let mut batch = Batch::new(&shapes, &cascades);
         for images in [Images::Insert(row(2, 1)), Images::Insert(row(3, 2)), Images::Delete(row(1, 0))] {
             batch.add(change(images)).unwrap();
@@ -531,15 +533,7 @@ mod tests {
 
     #[test]
     fn a_key_that_children_follow_may_not_change() {
-        let shapes = [shape()];
-        let cascades = [Cascade {
-            parent: 0,
-            parent_columns: vec![0],
-            child: 0,
-            child_columns: vec![2],
-            on_delete: Orphans::None,
-            on_update: true,
-        }];
+        let (shapes, cascades) = ([shape()], [cascade(Orphans::None)]);
         let mut batch = Batch::new(&shapes, &cascades);
         batch.add(change(Images::Update { before: row(1, 1), after: row(1, 2) })).unwrap();
         let error = batch.add(change(Images::Update { before: row(1, 1), after: row(2, 1) })).unwrap_err();

@@ -1,14 +1,13 @@
 //! A tail of a real server's binlog, and its apply to another: exact to the byte, whole transactions, resumable.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Row, Value};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use usher_playground::{Endpoints, Options, Playground, Server as Kind, ServerEndpoint};
+use usher_playground::{Endpoints, Options, Playground, Server as Kind, ServerEndpoint, TestFolder};
 use usher_stream::{
     Batch, Conversion, Followed, Item, Shape, ShapeColumn, Start, StreamError, Tail, Transaction,
 };
@@ -17,34 +16,19 @@ use usher_topology::GtidPosition;
 const USER: i64 = 623;
 
 struct Ground {
-    dir: PathBuf,
+    _folder: TestFolder,
     kind: Kind,
     endpoints: Endpoints,
     server_id: u32,
 }
 
-impl Drop for Ground {
-    fn drop(&mut self) {
-        let dir = self.dir.clone();
-        // A thread, since a runtime cannot be entered from within another one.
-        let stopped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(Playground::down(&dir)).map_err(|error| error.to_string())
-        });
-        let stopped = stopped.join().unwrap();
-        let _ = std::fs::remove_dir_all(&self.dir);
-        if !std::thread::panicking() {
-            stopped.unwrap();
-        }
-    }
-}
-
 impl Ground {
     async fn up(name: &str, kind: Kind) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let options = Options { shards: 1, replicas: 0, proxy: false, server: kind, ..Options::new(&dir) };
+        let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), name);
+        let options =
+            Options { shards: 1, replicas: 0, proxy: false, server: kind, ..Options::new(folder.path()) };
         let endpoints = Playground::up(options).await.unwrap();
-        let ground = Self { dir, kind, endpoints, server_id: 0xf000_0000 };
+        let ground = Self { _folder: folder, kind, endpoints, server_id: 0xf000_0000 };
         for server in [ground.source(), ground.target()] {
             let mut conn = connect(server).await;
             conn.query_drop("CREATE DATABASE IF NOT EXISTS app").await.unwrap();

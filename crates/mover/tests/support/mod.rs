@@ -13,7 +13,7 @@ use usher_config::{Config, Limits};
 use usher_directory::rows::{self, KeyType, MoveMode, MoveRow, TableKind, TableRow, TableState};
 use usher_directory::{Directory, EntityState, Global, Metrics, State};
 use usher_mover::{Mover, StartMove};
-use usher_playground::{Endpoints, Options, Playground, Server as Kind};
+use usher_playground::{Endpoints, Options, Playground, Server as Kind, TestFolder};
 use usher_topology::{Key, MoveId, Server, ShardId};
 
 /// Names of the environment that a child process is given.
@@ -21,27 +21,11 @@ pub(crate) const CHILD_DIR: &str = "MOVER_TEST_DIR";
 pub(crate) const CHILD_MOVE: &str = "MOVER_TEST_MOVE";
 
 pub(crate) struct Ground {
-    pub(crate) dir: PathBuf,
+    folder: TestFolder,
     pub(crate) kind: Kind,
     pub(crate) directory: Arc<Directory>,
     pub(crate) state: Arc<State>,
     endpoints: Endpoints,
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        let dir = self.dir.clone();
-        // A thread, since a runtime cannot be entered from within another one.
-        let stopped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(Playground::down(&dir)).map_err(|error| error.to_string())
-        });
-        let stopped = stopped.join().unwrap();
-        let _ = std::fs::remove_dir_all(&self.dir);
-        if !std::thread::panicking() {
-            stopped.unwrap();
-        }
-    }
 }
 
 /// Small batches, so that a few rows are several of them; no delay before the purge.
@@ -66,19 +50,23 @@ pub(crate) fn directory(config: &Config) -> Arc<Directory> {
 
 impl Ground {
     pub(crate) async fn up(name: &str, kind: Kind) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let options = Options { replicas: 0, proxy: false, server: kind, ..Options::new(&dir) };
+        let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), name);
+        let options = Options { replicas: 0, proxy: false, server: kind, ..Options::new(folder.path()) };
         let began = Instant::now();
         let endpoints = Playground::up(options).await.unwrap();
         eprintln!("up: {:.1} s", began.elapsed().as_secs_f64());
-        let directory = directory(&config(&dir));
+        let directory = directory(&config(folder.path()));
         let state = directory.refresh().await.unwrap();
-        let mut ground = Self { dir, kind, directory, state, endpoints };
+        let mut ground = Self { folder, kind, directory, state, endpoints };
         for (name, text_key, create) in tables(kind) {
             ground.add_table(name, text_key, &create).await;
         }
         ground.state = ground.directory.refresh().await.unwrap();
         ground
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) async fn add_table(&self, name: &str, text_key: bool, create: &str) {
@@ -259,7 +247,7 @@ impl Ground {
     pub(crate) fn child(&self, id: MoveId, fail_point: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_runs_one_move", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(CHILD_DIR, &self.dir)
+            .env(CHILD_DIR, self.dir())
             .env(CHILD_MOVE, id.0.to_string())
             .env("USHER_FAIL_POINT", fail_point)
             .stdout(Stdio::piped())
@@ -419,15 +407,4 @@ fn kinds_rows(kind: Kind, user: i64) -> Vec<String> {
     ];
     all.extend((0..18).map(|n| insert(&format!("i4 = {n}, vc = '{}'", "x".repeat(n)))));
     all
-}
-
-/// Why MySQL cannot be had here, if so.
-pub(crate) fn why_no_mysql() -> Option<String> {
-    let root = match std::env::var_os("USHER_MYSQL_ROOT") {
-        Some(root) => PathBuf::from(root),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/usher/mysql-9.7"),
-    };
-    let there = root.join("usr/sbin/mysqld").exists();
-    (!there)
-        .then(|| format!("no MySQL in {}; `usher playground up --server mysql` fetches it", root.display()))
 }

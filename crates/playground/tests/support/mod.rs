@@ -1,4 +1,4 @@
-//! A folder that is emptied of processes when its test ends, and logins that speak both kinds of server.
+//! Logins that speak both kinds of server.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::path::{Path, PathBuf};
@@ -6,57 +6,10 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, OptsBuilder};
-use usher_playground::{Endpoints, Playground, Server, ServerEndpoint};
+use usher_playground::{Endpoints, Server, ServerEndpoint};
 
 /// How long a follower may take to reach a position, in seconds.
 const REACH_S: u32 = 20;
-
-/// A test's folder; when dropped, whatever runs there is stopped and the folder removed.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        Self(path)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let dir = self.0.clone();
-        // A thread, since a runtime cannot be entered from within another one.
-        let stopped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(Playground::down(&dir)).map_err(|e| e.to_string())
-        });
-        let stopped = stopped.join().unwrap();
-        let _ = std::fs::remove_dir_all(&self.0);
-        if !std::thread::panicking() {
-            stopped.unwrap();
-        }
-    }
-}
-
-/// Why MySQL cannot be had here, if so.
-pub(crate) fn why_no_mysql() -> Option<String> {
-    let cached = match std::env::var_os("USHER_MYSQL_ROOT") {
-        Some(root) => PathBuf::from(root),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/usher/mysql-9.7"),
-    };
-    if cached.join("usr/sbin/mysqld").exists() {
-        return None;
-    }
-    let missing = |tool: &str| !["/usr/sbin", "/usr/bin"].iter().any(|d| Path::new(d).join(tool).exists());
-    if missing("debootstrap") {
-        return Some("MySQL is not cached and debootstrap is not installed".to_owned());
-    }
-    let is_root = rustix::process::geteuid().is_root();
-    (!is_root).then(|| "MySQL is not cached and only root can run debootstrap".to_owned())
-}
 
 /// Runs something and says how long it took.
 pub(crate) async fn timed<T>(what: &str, work: impl Future<Output = T>) -> T {

@@ -231,11 +231,11 @@ impl Session {
         let reported = owed.reported;
         let told = if owed.called && lent.is_mariadb() {
             // Without a row: warnings of the next procedure count on from the rows of the last query.
-            let reply = lent.query(b"DO LAST_INSERT_ID(LAST_INSERT_ID())").await?;
-            if reply.last_insert_id != 0 {
+            let told = lent.query(b"SET last_insert_id = LAST_INSERT_ID()").await?.id_set;
+            if told != Some(0) {
                 lent.query(b"SET last_insert_id = 0").await?;
             }
-            reply.error.is_none().then_some(reply.last_insert_id)
+            told
         } else {
             let reply = lent.query(b"SELECT LAST_INSERT_ID(), LAST_INSERT_ID(0)").await?;
             reply.cell().and_then(|cell| cell.parse().ok())

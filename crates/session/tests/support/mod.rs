@@ -3,60 +3,38 @@
 #[allow(dead_code)] // only some tests speak packet by packet
 pub(crate) mod client;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 use usher_backend::{Account, BackendMetrics};
 use usher_config::{Compression, Config};
 use usher_directory::{Directory, Global, Metrics, Participant, Registration};
-use usher_playground::{Endpoints, Options, Playground};
+use usher_playground::{Endpoints, Options, Playground, TestFolder};
 use usher_session::{Accounts, Balancers, Listener, SessionHooks, SessionMetrics, Setup, Shared};
 use usher_wire::auth::ServerKey;
 
 /// Servers in a folder; when dropped, they are stopped and the folder is removed.
 pub(crate) struct Servers {
-    dir: PathBuf,
+    folder: TestFolder,
     pub(crate) endpoints: Endpoints,
 }
 
 impl Servers {
     /// A global pair and one shard without replicas.
     pub(crate) async fn up(name: &str) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let options = Options { shards: 1, replicas: 0, proxy: false, ..Options::new(&dir) };
-        match Playground::up(options).await {
-            Ok(endpoints) => Self { dir, endpoints },
-            Err(error) => {
-                let _ = Playground::down(&dir).await;
-                panic!("{error}");
-            }
-        }
+        let folder = TestFolder::new(env!("CARGO_TARGET_TMPDIR").as_ref(), name);
+        let options = Options { shards: 1, replicas: 0, proxy: false, ..Options::new(folder.path()) };
+        let endpoints = Playground::up(options).await.unwrap();
+        Self { folder, endpoints }
     }
 
     /// The settings that the playground wrote for its proxy, without TLS towards clients.
     pub(crate) fn config(&self) -> Config {
-        let mut config = usher_config::load(&self.dir.join("usher.toml")).unwrap();
+        let mut config = usher_config::load(&self.folder.path().join("usher.toml")).unwrap();
         if let Some(proxy) = &mut config.proxy {
             (proxy.tls_cert, proxy.tls_key) = (None, None);
         }
         config
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        let dir = self.dir.clone();
-        // A thread, since a runtime cannot be entered from within another one.
-        let stopped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(Playground::down(&dir)).map_err(|error| error.to_string())
-        });
-        let stopped = stopped.join().unwrap();
-        let _ = std::fs::remove_dir_all(&self.dir);
-        if !std::thread::panicking() {
-            stopped.unwrap();
-        }
     }
 }
 
