@@ -435,7 +435,11 @@ async fn answer<P: Protocol>(result: Result<QueryResult<'_, '_, P>, Error>, char
             result.info()
         );
         if result.is_empty() {
-            return out;
+            // An error in place of the next answer would be the next statement's.
+            return match result.drop_result().await {
+                Ok(()) => out,
+                Err(error) => out + &failure(&error),
+            };
         }
     }
 }

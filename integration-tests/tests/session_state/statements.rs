@@ -144,7 +144,7 @@ pub(crate) const CHANGES: &[&str] = &[
 pub(crate) const ROUTINES: &[&str] = &[
     "CREATE PROCEDURE solo.adds#(IN x INT, INOUT y INT) BEGIN \
      INSERT IGNORE INTO solo.u# (n, s) VALUES (x + 50000, 'called too long'); \
-     SELECT COUNT(*), MIN(n) FROM solo.u#; SET y = IFNULL(y, 0) + x, @b = x; END",
+     SELECT COUNT(*), MIN(n) FROM solo.u#; SET y = IFNULL(y, 0) + x, @b = CONCAT('p', x); END",
     "CREATE PROCEDURE solo.fails#(IN x INT) BEGIN INSERT INTO solo.u# (n) VALUES (x + 60000); \
      SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'on purpose'; END",
     "CREATE FUNCTION solo.counts#(x INT) RETURNS INT NO SQL BEGIN SET @n = IFNULL(@n, 0) + x; RETURN @n; END",
