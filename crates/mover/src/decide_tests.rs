@@ -10,11 +10,14 @@ const DST: ShardId = ShardId(2);
 #[derive(Debug, Clone, Copy)]
 struct World {
     facts: Facts,
+    /// A cutover is run in one go where it may be.
+    at_once: bool,
 }
 
 impl World {
     fn new() -> Self {
         Self {
+            at_once: false,
             facts: Facts {
                 phase: Phase::Registered,
                 wish: Wish::Run,
@@ -47,6 +50,29 @@ impl World {
         world
     }
 
+    fn online_at_once() -> Self {
+        Self { at_once: true, ..Self::online() }
+    }
+
+    /// What one cutover in one go does, part by part.
+    fn cutover() -> Vec<fn(&mut Self, Step)> {
+        let mut parts = Self::parts_of(Step::Drain { from: Generation(0) });
+        parts.extend(Self::parts_of(Step::Close));
+        parts.push(|w, _| w.one(Step::Commit));
+        parts.push(|w, _| w.one(Step::OwnTarget));
+        parts
+    }
+
+    fn parts(&self, step: Step) -> Vec<fn(&mut Self, Step)> {
+        let incoming = self.facts.target.is_some_and(|own| own.state == OwnState::Incoming);
+        let ready = incoming && self.facts.progress == Some(ProgressFact::Open { mine: true });
+        let known = self.facts.epochs_at_drain == Some(self.facts.epochs_now);
+        match step {
+            Step::Drain { .. } if self.at_once && ready && known => Self::cutover(),
+            step => Self::parts_of(step),
+        }
+    }
+
     fn cas(&mut self, state: UserState, phase: Phase) {
         self.facts.directory.state = state;
         self.facts.directory.ours = true;
@@ -59,7 +85,7 @@ impl World {
     }
 
     /// The parts of a step, in order; a crash may come after any.
-    fn parts(step: Step) -> Vec<fn(&mut Self, Step)> {
+    fn parts_of(step: Step) -> Vec<fn(&mut Self, Step)> {
         match step {
             Step::Drain { .. } => vec![|w, step| {
                 let Step::Drain { from } = step else { unreachable!() };
@@ -100,7 +126,10 @@ impl World {
                 self.facts.overdue = false;
                 self.cas(UserState::Moving, Phase::Fenced);
             }
-            Step::LockBarrier => self.facts.phase = Phase::Locked,
+            Step::LockBarrier => {
+                self.facts.phase = Phase::Locked;
+                self.facts.epochs_at_drain = Some(self.facts.epochs_now);
+            }
             Step::DrainStandby => self.facts.phase = Phase::Drained,
             Step::Reconfirm => {
                 self.facts.phase = Phase::Locked;
@@ -158,7 +187,7 @@ impl World {
                 return done;
             }
             assert!(!matches!(step, Step::Stop(_)), "{step:?} at {self:?}");
-            for part in Self::parts(step) {
+            for part in self.parts(step) {
                 part(self, step);
                 self.check();
                 done += 1;
@@ -178,7 +207,7 @@ impl World {
         while self.facts.phase != phase {
             let step = decide(&self.facts);
             assert!(!matches!(step, Step::Stop(_) | Step::Over | Step::Wait(_)), "{step:?} at {self:?}");
-            for part in Self::parts(step) {
+            for part in self.parts(step) {
                 part(self, step);
             }
         }
@@ -206,7 +235,7 @@ impl World {
     }
 }
 
-const MODES: [fn() -> World; 2] = [World::new, World::online];
+const MODES: [fn() -> World; 3] = [World::new, World::online, World::online_at_once];
 
 #[test]
 fn an_undisturbed_move_ends_on_the_target() {
@@ -221,10 +250,15 @@ fn an_undisturbed_move_ends_on_the_target() {
 
 #[test]
 fn an_online_cutover_that_takes_too_long_lets_the_user_go_and_is_tried_again() {
-    let parts = World::online().run(usize::MAX);
+    too_late_at_any_point(World::online);
+    too_late_at_any_point(World::online_at_once);
+}
+
+fn too_late_at_any_point(new: fn() -> World) {
+    let parts = new().run(usize::MAX);
     for late in 1..=parts {
         for crash in 1..8 {
-            let mut world = World::online();
+            let mut world = new();
             world.run(late);
             let locked = world.facts.directory.state == UserState::Locked;
             let open = matches!(world.facts.progress, Some(ProgressFact::Open { .. }));
@@ -282,6 +316,7 @@ fn every_point_can_be_aborted_and_an_abort_may_crash_too() {
     }
     // Also a cutover that was broken off before.
     every_point_can_be_aborted(World::online, true);
+    every_point_can_be_aborted(World::online_at_once, true);
 }
 
 fn every_point_can_be_aborted(new: fn() -> World, overdue: bool) {

@@ -10,7 +10,7 @@ use usher_stream::Cascade;
 use usher_topology::{Generation, GtidPosition, Server};
 
 use crate::copy::Job;
-use crate::decide::{Contradiction, Facts, UserState, Wish};
+use crate::decide::{Contradiction, Facts, OwnState, ProgressFact, UserState, Wish};
 use crate::dialect::logged_position;
 use crate::fail::point;
 use crate::follow::Follower;
@@ -145,18 +145,60 @@ impl Run {
         Follower::open(conn, &server.name, job, after, cascades).await
     }
 
+    /// Whether the rest of the cutover may follow from what is known now: this mover has caught up, nothing was recorded
+    /// of an earlier cutover, and both shards are as they were when the proxies were asked.
+    pub(crate) fn may_cut_over_at_once(&self, facts: &Facts) -> bool {
+        self.online
+            && facts.epochs_at_drain == Some(facts.epochs_now)
+            && facts.progress == Some(ProgressFact::Open { mine: true })
+            && facts.target.is_some_and(|own| own.state == OwnState::Incoming && own.ours)
+    }
+
+    /// The cutover from the drain to the target's ownership, in one go: each stage that is recorded on the way, and each
+    /// look at all the rows, would be a part of the user's pause. The rows on both shards tell whoever has to go on how
+    /// far it has come, and the commit proves that the directory and the shards' writers are as they were.
+    pub(crate) async fn cut_over(&self, now: &Picture, from: Generation) -> Result<()> {
+        let drained = self.drain(now, from).await?;
+        self.standby_has(now, now.row.src, &drained).await?;
+        point("cut.partner").await?;
+        self.apply_rest(now, from.0 + 1).await?;
+        if !self.compare(now).await? {
+            return Ok(());
+        }
+        let own_gen = Generation(from.0 + 2);
+        let closed = self.close_target(now, own_gen).await?;
+        point("cut.closed").await?;
+        self.standby_has(now, now.row.dst, &closed).await?;
+        // By itself: should the global master lose the commit, this tells that the target may own the user.
+        let update = MoveUpdate {
+            phase: Some(Phase::Closed.as_str().to_owned()),
+            rows_done: Some(self.counters.rows_copied.load(Ordering::Relaxed)),
+            bytes_done: Some(self.counters.bytes_copied.load(Ordering::Relaxed)),
+            own_gen: Some(own_gen),
+            drain_gtid: Some(drained),
+            close_gtid: Some(closed.clone()),
+            ..MoveUpdate::default()
+        };
+        self.record(update, false).await?;
+        self.commit_as(now, own_gen, Some(closed)).await?;
+        self.own_target(now, own_gen).await
+    }
+
     /// Applies what the source has logged up to its lock.
     pub(crate) async fn finish_following(&self, now: &Picture) -> Result<()> {
         let own_gen = now.facts.source.map(|own| own.own_gen.0);
-        let own_gen = own_gen.ok_or_else(|| self.stopped(Contradiction::Source))?;
+        self.apply_rest(now, own_gen.ok_or_else(|| self.stopped(Contradiction::Source))?).await?;
+        self.record_copied().await
+    }
+
+    async fn apply_rest(&self, now: &Picture, own_gen: u64) -> Result<()> {
         let (mut source, mut target, tables) = self.both(now).await?;
         let job = self.job(&tables);
         let mut follower = self.take_follower(now, &mut source, &job).await?;
         follower.finish(&job, &mut target, own_gen).await?;
         self.sessions.keep(source);
         self.sessions.keep(target);
-        point("cut.tail").await?;
-        self.record_copied().await
+        point("cut.tail").await
     }
 
     /// Lets the user write again; the cutover is tried again later.

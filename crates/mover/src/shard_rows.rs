@@ -330,14 +330,15 @@ pub(crate) async fn drop_marks(session: &mut Session, id: MoveId) -> Result<()> 
         .map_err(session.error())
 }
 
-/// Closes the progress row and makes the ownership row ready, in one transaction. False when this mover may not.
+/// Closes the progress row and makes the ownership row ready, in one transaction. Returns the position that has it; `None`
+/// when this mover may not.
 pub(crate) async fn close(
     session: &mut Session,
     key: &Key,
     id: MoveId,
     epoch: u64,
     own_gen: Generation,
-) -> Result<bool> {
+) -> Result<Option<String>> {
     let key = key.to_string();
     let conn = &mut session.conn;
     let work = async {
@@ -361,7 +362,10 @@ pub(crate) async fn close(
         conn.query_drop(if good { "COMMIT" } else { "ROLLBACK" }).await?;
         Ok::<_, mysql_async::Error>(good)
     };
-    work.await.map_err(MoveError::at(&session.server))
+    if !work.await.map_err(MoveError::at(&session.server))? {
+        return Ok(None);
+    }
+    position(session).await.map(Some)
 }
 
 /// Sees to it that no mover of this move, however old, can ever place a row here again.

@@ -31,9 +31,10 @@ impl Run {
             Step::LockBarrier => {
                 self.barrier(now.state.version, now).await?;
                 point("cut.barrier").await?;
-                self.reach(Phase::Locked).await
+                self.note_epochs(now, Phase::Locked).await
             }
-            Step::Drain { from } => self.drain(now, from).await,
+            Step::Drain { from } if self.may_cut_over_at_once(&now.facts) => self.cut_over(now, from).await,
+            Step::Drain { from } => self.drain(now, from).await.map(|_| ()),
             Step::DrainStandby => self.drain_standby(now).await,
             Step::Reconfirm => self.note_epochs(now, Phase::Locked).await,
             Step::Prepare => self.prepare(now).await,
@@ -45,7 +46,7 @@ impl Run {
             Step::Verify => self.verify(now).await,
             Step::Close => self.close(now).await,
             Step::Commit => self.commit(now).await,
-            Step::OwnTarget => self.own_target(now).await,
+            Step::OwnTarget => self.own_target(now, now.facts.directory.own_gen).await,
             Step::ReleaseSource => self.release_source(now).await,
             Step::Announce => self.announce().await,
             Step::Settle => self.settle(now).await,
@@ -128,8 +129,12 @@ impl Run {
     /// and every later one finds the row locked. A prepared XA transaction has no session to wait for, and keeps no shared
     /// lock: it is looked for by the rows that it holds, here so that the source is left alone if there is one, and again
     /// once no other can follow.
-    async fn drain(&self, now: &Picture, from: Generation) -> Result<()> {
-        self.note_epochs(now, Phase::Locked).await?;
+    ///
+    /// Returns the position that has the lock.
+    pub(crate) async fn drain(&self, now: &Picture, from: Generation) -> Result<String> {
+        if now.facts.epochs_at_drain != Some(now.facts.epochs_now) {
+            self.note_epochs(now, Phase::Locked).await?;
+        }
         let mut source = self.sessions.on_writer(writer(&now.state, now.row.src)?).await?;
         preflight::not_prepared(&mut source, &now.state, now.src()?, &self.key).await?;
         let change = OwnChange {
@@ -139,11 +144,13 @@ impl Run {
             own_gen: Generation(from.0 + 1),
             when: format!("state = 'owned' AND own_gen = {from}"),
         };
-        if shard_rows::change_ownership(&mut source, &change).await?.is_none() {
-            return Err(MoveError::Overtaken(self.id));
-        }
+        let position = shard_rows::change_ownership(&mut source, &change).await?;
+        let position = position.ok_or(MoveError::Overtaken(self.id))?;
+        point("cut.own_locked").await?;
+        // No other can follow now.
+        preflight::not_prepared(&mut source, &now.state, now.src()?, &self.key).await?;
         self.sessions.keep(source);
-        point("cut.own_locked").await
+        Ok(position)
     }
 
     /// Records the epochs that all later steps rely on, and goes (back) to `phase`.
@@ -181,12 +188,17 @@ impl Run {
         let mut session = self.sessions.on_writer(server).await?;
         let position = shard_rows::touch(&mut session).await?;
         self.sessions.keep(session);
-        let standby = now.state.topology.shard(id).and_then(|shard| shard.standby());
-        if let Some(standby) = standby {
-            let session = self.sessions.on(standby).await?;
-            has_executed(&self.sessions, session, &position, self.limits.drain_ms).await?;
-        }
+        self.standby_has(now, id, &position).await?;
         Ok(position)
+    }
+
+    /// Waits until the shard's standby has this position.
+    pub(crate) async fn standby_has(&self, now: &Picture, id: ShardId, position: &str) -> Result<()> {
+        let Some(standby) = now.state.topology.shard(id).and_then(|shard| shard.standby()) else {
+            return Ok(());
+        };
+        let session = self.sessions.on(standby).await?;
+        has_executed(&self.sessions, session, position, self.limits.drain_ms).await
     }
 
     async fn prepare(&self, now: &Picture) -> Result<()> {
@@ -271,6 +283,11 @@ impl Run {
     }
 
     async fn verify(&self, now: &Picture) -> Result<()> {
+        if self.compare(now).await? { self.reach(Phase::Verified).await } else { Ok(()) }
+    }
+
+    /// Compares all tables; false when the operator has come in between.
+    pub(crate) async fn compare(&self, now: &Picture) -> Result<bool> {
         let (mut source, mut target, tables) = self.both(now).await?;
         self.counters.rows_verified.store(0, Ordering::Relaxed);
         let mut wish = self.wish.subscribe();
@@ -278,24 +295,18 @@ impl Run {
             let seen = &self.counters.rows_verified;
             tokio::select! {
                 done = verify::compare(&mut source, &mut target, table, &self.key, seen) => done?,
-                _ = wish.wait_for(|wish| *wish != Wish::Run) => return Ok(()),
+                _ = wish.wait_for(|wish| *wish != Wish::Run) => return Ok(false),
             };
         }
         self.sessions.keep(source);
         self.sessions.keep(target);
-        point("cut.verify2").await?;
-        self.reach(Phase::Verified).await
+        point("cut.verify2").await.map(|()| true)
     }
 
     async fn close(&self, now: &Picture) -> Result<()> {
-        let own_gen = now.facts.source.map(|own| Generation(own.own_gen.0 + 1));
-        let own_gen = own_gen.ok_or_else(|| self.stopped(Contradiction::Source))?;
+        let own_gen = self.next_own_gen(now)?;
         if now.facts.progress != Some(crate::ProgressFact::Closed) {
-            let mut target = self.sessions.on_writer(writer(&now.state, now.row.dst)?).await?;
-            if !shard_rows::close(&mut target, &self.key, self.id, self.epoch, own_gen).await? {
-                return Err(MoveError::Overtaken(self.id));
-            }
-            self.sessions.keep(target);
+            self.close_target(now, own_gen).await?;
         }
         point("cut.closed").await?;
         let position = self.reach_standby(now, now.row.dst).await?;
@@ -308,18 +319,42 @@ impl Run {
         self.record(update, false).await.map(|_| ())
     }
 
-    /// THE commit point.
+    /// What the target's ownership row shall show; the source is locked with the one before.
+    fn next_own_gen(&self, now: &Picture) -> Result<Generation> {
+        let own_gen = now.facts.source.map(|own| Generation(own.own_gen.0 + 1));
+        own_gen.ok_or_else(|| self.stopped(Contradiction::Source))
+    }
+
+    /// No mover, however old, can place a row on the target from here on. Returns the position that has this.
+    pub(crate) async fn close_target(&self, now: &Picture, own_gen: Generation) -> Result<String> {
+        let mut target = self.sessions.on_writer(writer(&now.state, now.row.dst)?).await?;
+        let closed = shard_rows::close(&mut target, &self.key, self.id, self.epoch, own_gen).await?;
+        self.sessions.keep(target);
+        closed.ok_or(MoveError::Overtaken(self.id))
+    }
+
     async fn commit(&self, now: &Picture) -> Result<()> {
+        let own_gen = now.facts.target.map(|own| own.own_gen);
+        let own_gen = own_gen.ok_or_else(|| self.stopped(Contradiction::Target))?;
+        self.commit_as(now, own_gen, now.row.close_gtid.clone()).await
+    }
+
+    /// THE commit point: the directory names the target, if it is as it was and neither shard has changed its writer since
+    /// the drain.
+    pub(crate) async fn commit_as(
+        &self,
+        now: &Picture,
+        own_gen: Generation,
+        close_gtid: Option<String>,
+    ) -> Result<()> {
         point("cut.before_commit").await?;
-        let (target, epochs) = (now.facts.target, now.facts.epochs_at_drain);
-        let own_gen = target.map(|own| own.own_gen).ok_or_else(|| self.stopped(Contradiction::Target))?;
-        let (src_epoch, dst_epoch) = epochs.ok_or_else(|| self.stopped(Contradiction::Directory))?;
+        let epochs = now.facts.epochs_at_drain.ok_or_else(|| self.stopped(Contradiction::Directory))?;
         let change = DirectoryChange {
             shard: Some(now.row.dst),
             state: Some(EntityState::Settling),
             own_gen: Some(own_gen),
-            min_gtid: Some(now.row.close_gtid.clone()),
-            epochs: vec![(now.row.src, src_epoch), (now.row.dst, dst_epoch)],
+            min_gtid: Some(close_gtid),
+            epochs: vec![(now.row.src, epochs.0), (now.row.dst, epochs.1)],
             ..DirectoryChange::default()
         };
         let update =
@@ -328,9 +363,8 @@ impl Run {
         point("cut.after_commit").await
     }
 
-    async fn own_target(&self, now: &Picture) -> Result<()> {
+    pub(crate) async fn own_target(&self, now: &Picture, own_gen: Generation) -> Result<()> {
         let mut target = self.sessions.on_writer(writer(&now.state, now.row.dst)?).await?;
-        let own_gen = now.facts.directory.own_gen;
         let change = OwnChange {
             key: &self.key,
             move_id: self.id,

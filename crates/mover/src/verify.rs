@@ -62,6 +62,7 @@ async fn sum(session: &mut Session, table: &Table, key: &Key, seen: Option<&Atom
     let mut rows =
         session.conn.query_iter(query(table, key)).await.map_err(MoveError::at(&session.server))?;
     while let Some(row) = rows.next().await.map_err(MoveError::at(&session.server))? {
+        // Not what panics: the values of a row of which none was taken before.
         sum.add(&row.unwrap());
         if let Some(seen) = seen {
             seen.fetch_add(1, Ordering::Relaxed);
