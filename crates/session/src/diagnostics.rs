@@ -12,7 +12,7 @@ use crate::execute::{Body, Order};
 use crate::own_variables::with_values;
 use crate::query::{Text, packet, unsupported};
 use crate::route::Place;
-use crate::session::{Served, Session, Stop, Turn};
+use crate::session::{Bound, Served, Session, Stop, Turn};
 
 /// A statement that leaves nothing to tell. MariaDB forgets warnings only where a table is named.
 const CLEAR: &str = "SELECT 1 FROM (SELECT 1) AS t LIMIT 0";
@@ -98,23 +98,32 @@ impl Session {
     /// Takes what there is to be told of the statement before off its connection, which somebody else waits for.
     #[cold]
     pub(crate) async fn remember_diagnostics(&mut self) {
-        if self.owed.as_ref().is_some_and(|owed| owed.found_rows) {
-            // Either question spoils the answer to the other. That for rows comes often.
-            self.told = self.failure.is_none().then(|| Box::new(Told::gone()));
-        } else if let Some(kept) = self.kept.as_mut().filter(|_| self.failure.is_none()) {
-            match Told::of(&mut kept.lent).await {
-                Ok(told) => self.told = Some(Box::new(told)),
-                Err(fault) => {
-                    tracing::debug!(server = %kept.lent.server().name, %fault, "lost with what there was to be told");
-                    kept.lent.discard();
-                }
-            }
+        if let Some(mut kept) = self.kept.take() {
+            self.remember(&mut kept).await;
+            self.kept = Some(kept);
         }
         if self.kept.as_ref().is_some_and(|kept| !kept.lent.is_discarded()) {
             self.settle_debts().await;
         }
         self.owed = None;
         self.let_go_of_kept();
+    }
+
+    /// As [`Session::remember_diagnostics`], of this connection.
+    pub(crate) async fn remember(&mut self, bound: &mut Bound) {
+        if self.owed.as_ref().is_some_and(|owed| owed.found_rows) {
+            // Either question spoils the answer to the other. That for rows comes often.
+            self.told = self.failure.is_none().then(|| Box::new(Told::gone()));
+        } else if self.failure.is_none() {
+            match Told::of(&mut bound.lent).await {
+                Ok(told) => self.told = Some(Box::new(told)),
+                Err(fault) => {
+                    let server = &bound.lent.server().name;
+                    tracing::debug!(%server, %fault, "lost with what there was to be told");
+                    bound.lent.discard();
+                }
+            }
+        }
     }
 
     /// As [`Session::ask_of_the_one_before`], where that has been taken off its connection.
@@ -370,7 +379,7 @@ impl Told {
                 let fits = !details || message.chars().count() <= SIGNAL_MESSAGE_MAX;
                 fits.then(|| signal(if only.is_error() { "HY000" } else { "01000" }, code, &message))
             }
-            several if !details => {
+            several if !details && self.count <= CONDITIONS_MAX => {
                 let errors = several.iter().filter(|condition| condition.is_error()).count();
                 let mut made = vec![ONE_WARNING; self.count.checked_sub(errors)?];
                 match errors {

@@ -136,6 +136,7 @@ impl Session {
 
     async fn run_placed(&mut self, mut order: Order<'_>, turn: Turn) -> Served {
         self.let_go_of_kept();
+        self.drop_soft_that_is_lost();
         if !self.next_transaction.is_empty() && !begins_transaction(order.plan) {
             return Box::pin(self.run_aside(order, turn)).await;
         }
@@ -153,6 +154,14 @@ impl Session {
             self.run_on_writer(&mut order, turn).await
         } else {
             self.run_read(&mut order, turn).await
+        }
+    }
+
+    /// Nothing is lost with a connection that the session can do without.
+    fn drop_soft_that_is_lost(&mut self) {
+        let is_lost = |bound: &Bound| bound.lent.is_shut_out() || !self.is_writer(bound);
+        if let Some(at) = self.bound.iter().position(|bound| self.can_do_without(bound) && is_lost(bound)) {
+            self.bound.swap_remove(at).lent.discard();
         }
     }
 

@@ -6,7 +6,7 @@ use usher_sql::{DdlKind, Kind, TableName};
 use usher_wire::stmt::Param;
 
 use crate::execute::Order;
-use crate::pins::{Pins, Reason};
+use crate::pins::{CARRIED, Pins, Reason};
 use crate::programs::leaves_nothing;
 use crate::session::{Bound, Session};
 use crate::user_vars::Carried;
@@ -57,7 +57,7 @@ impl Session {
                 }
             }
             Kind::Call if leaves_nothing(order.body.text(), self.mode) => {}
-            Kind::Call if self.shared.programs.leaves_no_more(self.statement_said(order), self.mode) => {}
+            Kind::Call if self.says_plain_call(order) => bound.pins.add(counts, Reason::Procedure, CARRIED),
             Kind::Call => bound.pins.add(counts, Reason::Procedure, b""),
             Kind::Ddl(DdlKind::CreateTemporaryTable) => {
                 for table in &plan.tables {

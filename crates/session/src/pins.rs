@@ -80,6 +80,10 @@ impl Drop for Pin {
     }
 }
 
+/// The name of [`Reason::Procedure`] where all that is known to be left is carried along: the connection stays as long as
+/// nobody else needs it.
+pub(crate) const CARRIED: &[u8] = b"carried";
+
 /// The pins of one connection. Nearly always empty, and then without an allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Pins(Vec<Pin>);
@@ -125,6 +129,12 @@ impl Pins {
         self.0.iter().any(|pin| pin.reason != Reason::Cursor)
     }
 
+    /// Whether the connection may be closed for somebody who needs one: the session does without what is on it.
+    pub(crate) fn are_soft(&self) -> bool {
+        let is_soft = |pin: &Pin| pin.reason == Reason::Procedure && *pin.name == *CARRIED;
+        !self.0.is_empty() && self.0.iter().all(is_soft)
+    }
+
     /// Whether named locks may be on the connection.
     pub(crate) fn may_lock(&self) -> bool {
         self.0.iter().any(|pin| matches!(pin.reason, Reason::NamedLock | Reason::Procedure))
@@ -163,5 +173,11 @@ mod tests {
         drop(pins);
         assert_eq!(counts.get_or_create(&ReasonLabel { reason: Reason::Cursor }).get(), 0);
         assert_eq!(in_words(0), "");
+        let mut soft = Pins::default();
+        assert!(!soft.are_soft());
+        soft.add(&counts, Reason::Procedure, CARRIED);
+        assert!(soft.are_soft() && soft.bind());
+        soft.add(&counts, Reason::Procedure, b"");
+        assert!(!soft.are_soft());
     }
 }

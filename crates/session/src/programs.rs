@@ -30,7 +30,7 @@ const ASKED: &str = "SELECT event_object_table, action_statement, sql_mode, 'tri
 /// Words of a body by which it leaves a lock or a temporary table on its connection.
 const HOLDS: [&str; 3] = ["get_lock", "release_lock", "temporary"];
 /// Words of a procedure's body by which it may leave more than can be told from it.
-const OBSCURE: [&str; 4] = ["execute", "prepare", "release_all_locks", "xa"];
+const OBSCURE: [&str; 6] = ["execute", "flush", "prepare", "release_all_locks", "role", "xa"];
 /// Settings of which no server tells that they were set.
 const UNTOLD: [&str; 4] = ["timestamp", "insert_id", "rand_seed1", "rand_seed2"];
 
@@ -226,20 +226,22 @@ fn calls(body: &[u8], mode: Mode) -> Vec<String> {
     calls
 }
 
-/// Whether a body sets what no server tells of, or opens a table: `SET TRANSACTION`, `SET timestamp = 1`, `HANDLER t OPEN`.
+/// Whether a body sets what no server may tell of, or opens a table: `SET @@x = 1`, `SET SESSION x = 1`, `SET TRANSACTION`,
+/// `SET timestamp = 1`, `HANDLER t OPEN`.
 fn says_more(body: &[u8], mode: Mode) -> bool {
-    let mut before = String::new();
+    const SCOPES: [&str; 6] = ["session", "local", "global", "persist", "persist_only", "transaction"];
+    let mut before = (TokenKind::Op, String::new());
     Lexer::new(body, mode).any(|token| {
         let word = String::from_utf8_lossy(&unquote_name(token.bytes(body))).to_lowercase();
-        let more = match (before.as_str(), token.kind) {
-            (_, TokenKind::SysVar) => UNTOLD.iter().any(|name| word.ends_with(name)),
-            ("set" | "session" | "local", _) => word == "transaction",
+        let sets = token.kind == TokenKind::Op && matches!(word.as_str(), "=" | ":=");
+        let more = match (before.0, before.1.as_str()) {
+            (TokenKind::SysVar, _) => sets,
+            (_, "set") => SCOPES.contains(&word.as_str()),
             // That of conditions is DECLARE .. HANDLER FOR.
-            ("handler", _) => word != "for",
-            (name, TokenKind::Op) => matches!(word.as_str(), "=" | ":=") && UNTOLD.contains(&name),
-            _ => false,
+            (_, "handler") => word != "for",
+            (_, name) => sets && UNTOLD.contains(&name),
         };
-        before = word;
+        before = (token.kind, word);
         more
     })
 }

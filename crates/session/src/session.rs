@@ -404,21 +404,51 @@ impl Session {
         }
     }
 
-    /// Waits for bytes of the client, and gives the connection that is kept for its questions to whoever wants it
-    /// before they come.
+    /// Waits for bytes of the client, and gives the connections that it could do without to whoever wants them before they
+    /// come: that kept for its questions, and those kept for what procedures may have left.
     async fn give_kept_to_who_waits(&mut self, patience: &mut Patience) -> Result<(), End> {
-        let Some(kept) = &self.kept else { return Ok(()) };
-        let either = async {
-            tokio::select! {
-                biased;
-                ready = self.client.channel.readable() => ready.map(|()| false),
-                () = kept.lent.wanted() => Ok(true),
+        loop {
+            let soft = self.bound.iter().find(|bound| self.can_do_without(bound));
+            let Some(wanted) = self.kept.as_ref().or(soft) else { return Ok(()) };
+            let either = async {
+                tokio::select! {
+                    biased;
+                    ready = self.client.channel.readable() => ready.map(|()| false),
+                    () = wanted.lent.wanted() => Ok(true),
+                }
+            };
+            if !patience.wait_for(either, self.last_active).await? {
+                return Ok(());
             }
-        };
-        if patience.wait_for(either, self.last_active).await? {
-            self.remember_diagnostics().await;
+            match self.kept.is_some() {
+                true => self.remember_diagnostics().await,
+                false => self.let_go_of_soft().await,
+            }
         }
-        Ok(())
+    }
+
+    /// Whether a connection is bound for nothing but what a procedure may have left, all that is known of it being carried
+    /// along.
+    pub(crate) fn can_do_without(&self, bound: &Bound) -> bool {
+        bound.pins.are_soft() && !matches!(self.transaction, Transaction::Open(shard) if shard == bound.shard)
+    }
+
+    /// Closes the connections that the session can do without.
+    pub(crate) async fn let_go_of_soft(&mut self) {
+        while let Some(at) = self.bound.iter().position(|bound| self.can_do_without(bound)) {
+            let mut bound = self.bound.swap_remove(at);
+            let shard = bound.shard;
+            if self.ran_on == Some(shard) {
+                self.remember(&mut bound).await;
+                self.ran_on = None;
+            }
+            if let Some(owed) = self.owed.take_if(|owed| owed.shard == shard)
+                && !bound.lent.is_discarded()
+            {
+                self.ask(&mut bound, &owed).await;
+            }
+            bound.lent.dirty = true;
+        }
     }
 
     /// The longest it may be idle, and why: what the client has set itself, if that is less, and in a transaction on a

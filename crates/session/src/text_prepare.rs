@@ -52,6 +52,11 @@ impl Named {
         &self.text
     }
 
+    /// How its text is read.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -86,10 +86,38 @@ async fn what_was_told_of_a_statement_outlives_its_connection() {
     clients[0].query_drop("SELECT COUNT(*) FROM told").await.unwrap();
     let nothing = ask(&mut clients[0], "SHOW WARNINGS").await;
     assert!(!nothing.contains("Out of range"), "{nothing}");
+    what_a_procedure_leaves_outlives_its_connection(&proxy, &mut clients).await;
     a_kill_needs_no_connection_of_the_pool(&proxy, &mut clients[1]).await;
     for client in clients {
         client.disconnect().await.unwrap();
     }
+}
+
+/// The only one is kept by who has called it, until somebody else wants it.
+async fn what_a_procedure_leaves_outlives_its_connection(proxy: &Proxy, clients: &mut [Conn]) {
+    let body = "INSERT INTO counted (n) VALUES (7); SET @left = n + 1, sql_select_limit = 1; SELECT @left";
+    clients[0].query_drop("CREATE TABLE counted (id INT AUTO_INCREMENT PRIMARY KEY, n INT)").await.unwrap();
+    clients[0].query_drop("INSERT INTO counted (n) VALUES (1), (2), (3)").await.unwrap();
+    clients[0].query_drop(format!("CREATE PROCEDURE leaves(n INT) BEGIN {body}; END")).await.unwrap();
+    let called = text(&mut clients[0], "CALL leaves(4)").await;
+    assert!(called.contains("['5']") || called.contains("[5]"), "{called}");
+    let all = text(&mut clients[1], "SELECT COUNT(*) FROM counted UNION ALL SELECT 9").await;
+    assert!(all.contains("4") && all.contains("9"), "without its limit: {all}");
+    assert_eq!(clients[1].query_first::<Option<u8>, _>("SELECT @left").await.unwrap(), Some(None));
+    let left: Vec<(u8, u8)> =
+        clients[0].query("SELECT @left, LAST_INSERT_ID() UNION ALL SELECT 0, 0").await.unwrap();
+    let id: u8 = clients[1].query_first("SELECT MAX(id) FROM counted").await.unwrap().unwrap();
+    assert_eq!(left, [(5, id)], "its variable and its id, and its limit of one row");
+    clients[0].query_drop("SET sql_select_limit = DEFAULT").await.unwrap();
+    // One of which nothing is known keeps it; it goes with the session.
+    clients[0].query_drop("CREATE PROCEDURE keeps() DO RELEASE_LOCK('x')").await.unwrap();
+    let mut waits = proxy.connect().await;
+    clients[0].query_drop("CALL keeps()").await.unwrap();
+    let mut waits = tokio::spawn(async move { waits.query_drop("SELECT COUNT(*) FROM counted").await });
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(300), &mut waits).await;
+    assert!(waited.is_err(), "it was given away");
+    clients[0].reset().await.unwrap();
+    waits.await.unwrap().unwrap();
 }
 
 /// The only one is used by what is to be killed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use usher_backend::{Fault, Lent, Settings};
 use usher_sql::{Found, Kind};
 use usher_wire::command::{COM_STMT_CLOSE, COM_STMT_PREPARE};
+use usher_wire::packet::ErrPacket;
 use usher_wire::relay::Kind as AnswerKind;
 use usher_wire::status::Status;
 use usher_wire::stmt::Execute;
@@ -43,6 +44,7 @@ impl Session {
         if self.naming.is_some()
             && let Some(refused) = self.name_on(lent).await.map_err(unsent)?
         {
+            self.handle.rests(lent);
             return Ok(self.refused(refused, turn));
         }
         let mut statement = None;
@@ -83,7 +85,10 @@ impl Session {
                 let id = match prepared {
                     Ok(id) => id,
                     Err(Start::Lost(fault)) => return Err(unsent(fault)),
-                    Err(Start::Refused(_, payload)) => return Ok(self.refused(payload, turn)),
+                    Err(Start::Refused(_, payload)) => {
+                        self.handle.rests(lent);
+                        return Ok(self.refused(payload, turn));
+                    }
                 };
                 let payload = packet.get_mut(4..).unwrap_or_default();
                 // A packet too short for an id was refused when its parameters were read.
@@ -153,7 +158,11 @@ impl Session {
 
     /// The outcome of a statement that the server would not prepare: its own error, for the client.
     pub(super) fn refused(&mut self, payload: Vec<u8>, turn: Turn) -> Outcome {
-        let mut outcome = Outcome { error: Some(0), tail: crate::buffers::take(), ..Outcome::default() };
+        let parsed = ErrPacket::parse(&payload).ok();
+        let code = parsed.as_ref().map_or(0, |error| error.code);
+        // What came after it may have cleared the server's diagnostics.
+        self.failure = parsed.map(|error| Box::new((error.code, error.text().into_owned())));
+        let mut outcome = Outcome { error: Some(code), tail: crate::buffers::take(), ..Outcome::default() };
         let mut answer = usher_wire::result::Answer::new(&mut outcome.tail, turn.seq, self.client.caps);
         answer.packet(|out| out.extend_from_slice(&payload));
         outcome.seq = answer.seq();

@@ -1,7 +1,7 @@
 //! What follows from an answer: what the session remembers of it, and whether the connection stays.
 
 use usher_backend::{Fault, Lent};
-use usher_sql::{Found, Kind as PlanKind, Plan, ShowKind};
+use usher_sql::{Found, Kind as PlanKind, Mode, Plan, ShowKind};
 use usher_topology::ShardId;
 use usher_wire::command::COM_PING;
 use usher_wire::status::Status;
@@ -108,8 +108,8 @@ impl Session {
             self.close_transaction(bound.shard, &outcome, failed);
         }
         let mut variables = plan.uses.writes_user_vars.clone();
-        let text = self.statement_said(order);
-        if let Some(effects) = self.shared.programs.effects(plan, text, self.mode) {
+        let (text, mode) = self.statement_said(order);
+        if let Some(effects) = self.shared.programs.effects(plan, text, mode) {
             variables.extend(effects.variables);
             if effects.holds {
                 bound.pins.add(&self.shared.metrics.pinned, Reason::Procedure, b"");
@@ -166,12 +166,18 @@ impl Session {
         Ok(Answered { failed, seq })
     }
 
-    /// The text of the statement itself where it is run by its name.
-    pub(crate) fn statement_said<'a>(&'a self, order: &'a Order<'_>) -> &'a [u8] {
+    /// The text of the statement itself where it is run by its name, and how it is read.
+    fn statement_said<'a>(&'a self, order: &'a Order<'_>) -> (&'a [u8], Mode) {
         match &self.naming {
-            Some(Naming::Uses(named)) => named.text(),
-            _ => order.body.text(),
+            Some(Naming::Uses(named)) => (named.text(), named.mode()),
+            _ => (order.body.text(), self.mode),
         }
+    }
+
+    /// Whether it calls a procedure that leaves nothing but what is known.
+    pub(crate) fn says_plain_call(&self, order: &Order<'_>) -> bool {
+        let (text, mode) = self.statement_said(order);
+        self.shared.programs.leaves_no_more(text, mode)
     }
 
     /// Whether a statement that failed cannot have left a transaction open.
@@ -235,6 +241,8 @@ impl Session {
             if told != Some(0) {
                 lent.query(b"SET last_insert_id = 0").await?;
             }
+            // Nothing is told where the procedure has stopped it.
+            lent.dirty |= told.is_none();
             told
         } else {
             let reply = lent.query(b"SELECT LAST_INSERT_ID(), LAST_INSERT_ID(0)").await?;
