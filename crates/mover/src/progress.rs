@@ -27,6 +27,8 @@ impl Counters {
 pub(crate) struct LockClock {
     before_ms: u64,
     since: Option<Instant>,
+    /// All of it, once the target has taken over.
+    total: Option<u64>,
 }
 
 impl LockClock {
@@ -41,7 +43,13 @@ impl LockClock {
     /// The time so far; `None` while writes are not refused.
     pub(crate) fn read(&self) -> Option<u64> {
         let millis = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since.map(|since| self.before_ms.saturating_add(millis(since)))
+        self.since.map(|since| self.before_ms.saturating_add(millis(since))).or(self.total)
+    }
+
+    /// The target takes them: the time does not grow any more.
+    pub(crate) fn stop(&mut self) {
+        self.total = self.read();
+        self.since = None;
     }
 
     /// The time of this run alone.
@@ -102,6 +110,18 @@ pub(crate) fn minutes(eta_ms: u64) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_clock_stands_still_once_writes_are_taken_again() {
+        let mut clock = LockClock::default();
+        assert_eq!(clock.read(), None);
+        clock.begin(Some(1_000));
+        assert!(clock.read().unwrap() >= 1_000 && clock.since_begin().is_some());
+        clock.stop();
+        let total = clock.read().unwrap();
+        std::thread::sleep(Duration::from_millis(3));
+        assert_eq!((clock.read(), clock.since_begin()), (Some(total), None));
+    }
 
     #[test]
     fn a_steady_copy_is_foreseen() {

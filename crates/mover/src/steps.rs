@@ -374,6 +374,7 @@ impl Run {
         };
         let changed = shard_rows::change_ownership(&mut target, &change).await?;
         changed.ok_or(MoveError::Overtaken(self.id))?;
+        self.clock.lock().stop();
         self.sessions.keep(target);
         point("dst.owned").await
     }
@@ -398,7 +399,11 @@ impl Run {
     }
 
     async fn announce(&self) -> Result<()> {
-        let update = MoveUpdate { phase: Some(Phase::Owned.as_str().to_owned()), ..MoveUpdate::default() };
+        let update = MoveUpdate {
+            phase: Some(Phase::Owned.as_str().to_owned()),
+            locked_ms: self.clock.lock().read(),
+            ..MoveUpdate::default()
+        };
         self.record(update, true).await?;
         self.forget().await;
         point("announced").await
