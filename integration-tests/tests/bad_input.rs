@@ -49,6 +49,8 @@ async fn nothing_bad_spreads() {
     let small = |config: &mut usher_config::Config| {
         config.limits.packet_bytes_max = PACKET_MAX;
         config.limits.login_ms = 1_500;
+        config.limits.prepared_bytes_per_session_max = 1 << 20;
+        config.limits.statements_per_session_max = 20;
         config.users.push(usher_config::User {
             name: "nobody".to_owned(),
             schemas: vec!["app".to_owned()],
@@ -66,6 +68,7 @@ async fn nothing_bad_spreads() {
     too_big(&mut ground).await;
     within_limits(&bed, user).await;
     refused_logins(&mut ground).await;
+    too_much_prepared(&mut ground).await;
     unknown_names(&mut ground).await;
     unroutable(&mut ground).await;
     bad_configuration(&bed, &mut ground).await;
@@ -232,6 +235,36 @@ async fn unknown_names(ground: &mut Ground) {
         }
         ground.serves_on(&text).await;
     }
+}
+
+/// What a session may keep prepared is bounded in number and in bytes.
+async fn too_much_prepared(ground: &mut Ground) {
+    let builder = |opts: mysql_async::OptsBuilder| opts.stmt_cache_size(0);
+    let mut conn = ground.proxy.login().with(builder).connect().await.unwrap();
+    let long = |n: usize| format!("SELECT {n}, '{}'", "x".repeat(200_000));
+    let mut kept = Vec::new();
+    let refused = loop {
+        match conn.prep(long(kept.len())).await {
+            Ok(statement) => kept.push(statement),
+            refused => break refused.map(drop),
+        }
+    };
+    assert!((1..6).contains(&kept.len()) && code(&refused) == 1461, "{} {refused:?}", kept.len());
+    assert!(message(&refused).contains("prepared_bytes_per_session_max"), "{refused:?}");
+    let named = conn.query_drop(format!("PREPARE p FROM '{}'", long(0).replace('\'', "''"))).await;
+    assert_eq!(code(&named), 1461);
+    // Short ones, until there are too many.
+    for n in kept.len()..20 {
+        conn.query_drop(format!("PREPARE p{n} FROM 'SELECT {n}'")).await.unwrap();
+    }
+    assert_eq!(code(&conn.query_drop("PREPARE more FROM 'SELECT 1'").await), 1461);
+    conn.query_drop("PREPARE p19 FROM 'SELECT 20'").await.unwrap();
+    for statement in kept {
+        conn.close(statement).await.unwrap();
+    }
+    conn.prep(long(0)).await.unwrap();
+    conn.disconnect().await.unwrap();
+    ground.serves_on("too much prepared").await;
 }
 
 /// What cannot be routed, by the id of its error; a hint says only what the statement does not say.

@@ -58,6 +58,8 @@ pub struct Limits {
     pub plans_max: usize,
     /// Prepared statements of one session.
     pub statements_per_session_max: usize,
+    /// Bytes of the texts of one session's prepared statements that are longer than 4,096 bytes.
+    pub prepared_bytes_per_session_max: usize,
     /// Prepared statements kept on one backend connection.
     pub statements_per_backend_max: usize,
     /// Users kept in the first-level cache of the directory.
@@ -138,6 +140,7 @@ impl Default for Limits {
             parse_bytes_max: 64 << 10,
             plans_max: 10_000,
             statements_per_session_max: 16_382,
+            prepared_bytes_per_session_max: 64 << 20,
             statements_per_backend_max: 500,
             directory_users_max: 1_000_000,
             directory_unknown_ms: 1_000,

@@ -28,6 +28,9 @@ use crate::route::{Place, Values};
 use crate::session::{Answered, Served, Session, Stop, Turn};
 use crate::text_prepare::Again;
 
+/// Bytes of a prepared text from which on it counts: the others are bounded by their number.
+const LONG_TEXT: usize = 4_096;
+
 /// Statements are told apart by a keyed 128-bit hash of their text and schema.
 static HASH: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
 
@@ -76,15 +79,35 @@ impl Prepared {
 }
 
 impl Session {
+    /// Whether there is room for one more prepared statement, by a number or in place of the one of this name.
+    pub(crate) fn check_room(&self, bytes: usize, name: Option<&str>) -> Result<(), Failure> {
+        let limits = &self.shared.limits;
+        let full = |limit, value: usize| {
+            Err(Failure::new(ErrorId::TooManyStatements).field(limit, value).executed(Executed::No))
+        };
+        let replaced = name.is_some_and(|name| self.named.contains_key(name));
+        let count = self.statements.len() + self.named.len() - usize::from(replaced);
+        if count >= limits.statements_per_session_max {
+            return full("limits.statements_per_session_max", limits.statements_per_session_max);
+        }
+        if bytes <= LONG_TEXT {
+            return Ok(());
+        }
+        let of_statement = |statement: &Prepared| statement.text.len() + statement.server_text.len();
+        let others = self.named.iter().filter(|(other, _)| Some(other.as_ref()) != name);
+        let named = others.map(|(_, named)| named.text().len());
+        let texts = self.statements.values().map(|statement| of_statement(statement)).chain(named);
+        let held: usize = texts.filter(|bytes| *bytes > LONG_TEXT).sum();
+        match held.saturating_add(bytes) > limits.prepared_bytes_per_session_max {
+            true => full("limits.prepared_bytes_per_session_max", limits.prepared_bytes_per_session_max),
+            false => Ok(()),
+        }
+    }
+
     /// COM_STMT_PREPARE: a server prepares it, for what it says of parameters and columns.
     pub(crate) async fn prepare(&mut self, text: &[u8], turn: Turn) -> Served {
         self.last_prepared = None;
-        if self.statements.len() >= self.shared.limits.statements_per_session_max {
-            let limit = self.shared.limits.statements_per_session_max;
-            return Err(Failure::new(ErrorId::TooManyStatements)
-                .field("limits.statements_per_session_max", limit)
-                .into());
-        }
+        self.check_room(text.len(), None)?;
         let mut literals = Vec::new();
         let digest = usher_sql::digest(text, self.mode, &mut literals);
         let mut plan = settled(self.plan(text, &digest), text, &literals);

@@ -207,10 +207,7 @@ impl Session {
         plan: &Plan,
         turn: Turn,
     ) -> Served {
-        let max = self.shared.limits.statements_per_session_max;
-        if self.named.len() + self.statements.len() >= max && !self.named.contains_key(name.as_str()) {
-            return Err(Failure::new(ErrorId::TooManyStatements).field("limit", max).into());
-        }
+        self.check_room(0, Some(&name))?;
         // The old one is gone, whatever becomes of the new.
         if self.named.remove(name.as_str()).is_some() {
             self.count(&[Counted::StmtClose]);
@@ -218,6 +215,7 @@ impl Session {
         check_operands(plan, &source, &[])?;
         let evaluated = matches!(source, Source::Other(_));
         let text = self.source(source, statement.text).await?;
+        self.check_room(text.len(), Some(&name))?;
         let inner = self.plan_to_prepare(&text)?;
         let schema = self.settings.schema().map(Into::into);
         let hash = under(hash_of(&text, schema.as_deref()), &self.settings);
